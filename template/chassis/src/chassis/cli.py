@@ -1,0 +1,188 @@
+"""The commands of a service: serve, dev and migrate."""
+
+import logging
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+import click
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
+from .db.settings import DatabaseSettings
+from .logs import configure_logging
+from .settings import ChassisSettings
+from .variables import explain, unread_variables
+
+logger = logging.getLogger(__name__)
+
+SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
+
+host_option = click.option("--host", help="Address to listen on, else APP_SERVER_HOST.")
+port_option = click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="NUMBER",
+    help="Port to listen on, else APP_SERVER_PORT, PORT or 8000.",
+)
+
+
+def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
+    """Build a service's command line, for its console script; more commands can be added to it.
+
+    `app` names the factory, as in `my_service.main:create_service`. Exit codes: 1 for a failure,
+    2 for wrong settings or options, 3 where the server can't start.
+    """
+    version = click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_versions,
+        help="Show the versions of the service and of its chassis.",
+    )
+    group = ServiceGroup(
+        help="Run this service. Its settings are APP_* variables, also in .env.",
+        params=[version],
+        context_settings={"obj": Service(app, settings), "max_content_width": 80},
+    )
+    for command in (serve, dev, migrate):
+        group.add_command(command)
+    return group
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the commands work on."""
+
+    app: str
+    settings: type[ChassisSettings]
+
+    @property
+    def package(self) -> str:
+        """The name of the service's package."""
+        return self.app.partition(":")[0].partition(".")[0]
+
+
+class InvalidSettingsError(click.ClickException):
+    """The settings are wrong; the same exit code as for wrong options."""
+
+    exit_code = 2
+
+
+class ServiceGroup(click.Group):
+    """Commands whose expected failures are one message and no traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except DatabaseSettingsError as error:
+            raise InvalidSettingsError(str(error)) from error
+        except DatabaseUnavailableError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@host_option
+@port_option
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="NUMBER",
+    help="Processes to run, else APP_SERVER_WORKERS or 1.",
+)
+@click.option("--reload", is_flag=True, help="Restart one process when the code changes.")
+@click.pass_obj
+def serve(
+    service: Service, host: str | None, port: int | None, workers: int | None, reload: bool
+) -> None:
+    """Serve HTTP requests."""
+    settings = _prepare(service, server_host=host, server_port=port, server_workers=workers)
+    _serve(service, settings, reload=reload)
+
+
+@click.command()
+@host_option
+@port_option
+@click.pass_obj
+def dev(service: Service, host: str | None, port: int | None) -> None:
+    """Migrate, then serve and restart when the code changes."""
+    settings = _prepare(service, server_host=host, server_port=port)
+    _migrate(service, wait=False)
+    _serve(service, settings, reload=True)
+
+
+@click.command()
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait until the database answers, for APP_DATABASE_WAIT_SECONDS at most.",
+)
+@click.pass_obj
+def migrate(service: Service, wait: bool) -> None:
+    """Bring the database's schema up to date."""
+    _warn(service)
+    configure_logging("INFO")
+    _migrate(service, wait=wait)
+
+
+def _prepare(service: Service, **options: str | int | None) -> ChassisSettings:
+    _warn(service)
+    settings = _read(service.settings)
+    configure_logging(settings.log_level)
+    given = {name: value for name, value in options.items() if value is not None}
+    return settings.model_copy(update=given)
+
+
+def _warn(service: Service) -> None:
+    for warning in unread_variables(service.settings):
+        click.echo(f"Warning: {warning}", err=True)
+
+
+def _read(settings: type[SettingsT]) -> SettingsT:
+    try:
+        return settings()
+    except (ValidationError, SettingsError) as error:
+        raise InvalidSettingsError(explain(error, settings)) from None
+
+
+def _serve(service: Service, settings: ChassisSettings, *, reload: bool) -> None:
+    from .server import run  # uvicorn would slow --help down
+
+    run(service.app, settings, reload=reload)
+
+
+def _migrate(service: Service, *, wait: bool) -> None:
+    from alembic.util import CommandError
+
+    from .db.migrations import upgrade, wait_for_database
+
+    settings = _read(DatabaseSettings)
+    logger.info(settings.describe_database())
+    if wait:
+        wait_for_database(settings)
+    try:
+        upgrade(service.package, settings)
+    except CommandError as error:
+        raise click.ClickException(str(error)) from error
+    logger.info("the database's schema is up to date")
+
+
+def _print_versions(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    from . import __version__
+
+    service: Service = context.obj
+    click.echo(f"{context.info_name} {_version_of(service.package)}, chassis {__version__}")
+    context.exit()
+
+
+def _version_of(package: str) -> str:
+    """Find the version by the console script: an editable install does not list its packages."""
+    for script in entry_points(group="console_scripts"):
+        if script.module.partition(".")[0] == package and script.dist is not None:
+            return script.dist.version
+    return "(not installed)"

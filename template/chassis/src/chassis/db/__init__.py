@@ -1,0 +1,31 @@
+"""The database layer: settings, engines, sessions, models' base and migrations."""
+
+from .base import Base
+from .engine import create_database_engine, create_read_engine
+from .errors import DatabaseUnavailableError, ReadOnlySessionError
+from .migrations import run_migrations
+from .session import (
+    DbReadSession,
+    DbSession,
+    create_session_factory,
+    get_db_read_session,
+    get_db_session,
+    session_scope,
+)
+from .settings import DatabaseSettings
+
+__all__ = [
+    "Base",
+    "DatabaseSettings",
+    "DatabaseUnavailableError",
+    "DbReadSession",
+    "DbSession",
+    "ReadOnlySessionError",
+    "create_database_engine",
+    "create_read_engine",
+    "create_session_factory",
+    "get_db_read_session",
+    "get_db_session",
+    "run_migrations",
+    "session_scope",
+]

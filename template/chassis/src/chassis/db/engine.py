@@ -1,0 +1,127 @@
+"""The two engines: one that writes in transactions, one that reads without any."""
+
+from typing import Any
+
+from sqlalchemy import Dialect, Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from . import postgres, sqlite
+from .errors import DatabaseSettingsError, DatabaseUnavailableError
+from .settings import DatabaseSettings
+from .urls import DatabaseTarget
+
+READ_ONLY = "chassis_read_only"
+
+
+def create_database_engine(settings: DatabaseSettings) -> AsyncEngine:
+    """Build the engine of write sessions; nothing connects before the first statement.
+
+    On SQLite it has one connection, so that writers queue in the process and in order.
+    """
+    target = settings.database_target
+    if target.backend == "sqlite":
+        return _sqlite_engine(settings, target, pool_size=1)
+    overflow = settings.database_max_overflow
+    size = settings.database_pool_size
+    return _pooled_engine(settings, target, pool_size=size, max_overflow=overflow)
+
+
+def create_read_engine(settings: DatabaseSettings) -> AsyncEngine:
+    """Build the engine of read sessions: AUTOCOMMIT, so that a read costs one round trip.
+
+    Raises DatabaseSettingsError for a custom database, which has one engine for both.
+    """
+    target = settings.database_read_target
+    return _read_engine(settings, target, pool_size=settings.database_read_pool_size)
+
+
+def create_probe_engine(settings: DatabaseSettings) -> AsyncEngine:
+    """Build an engine of one connection to the write database, outside the request pools."""
+    if settings.database_target.backend == "custom":
+        return _pooled_engine(settings, settings.database_target, pool_size=1)
+    return _read_engine(settings, settings.database_target, pool_size=1)
+
+
+def _read_engine(
+    settings: DatabaseSettings, target: DatabaseTarget, *, pool_size: int
+) -> AsyncEngine:
+    options: dict[str, Any] = {
+        "pool_size": pool_size,
+        "isolation_level": "AUTOCOMMIT",
+        "skip_autocommit_rollback": True,
+        "execution_options": {READ_ONLY: True},
+    }
+    match target.backend:
+        case "sqlite":
+            return _sqlite_engine(settings, target, read_only=True, **options)
+        case "postgres":
+            return _pooled_engine(settings, target, read_only=True, **options)
+        case "custom":
+            raise DatabaseSettingsError(
+                "APP_DATABASE_URL: a custom database has one engine; use create_database_engine"
+            )
+
+
+def _sqlite_engine(
+    settings: DatabaseSettings, target: DatabaseTarget, *, read_only: bool = False, **options: Any
+) -> AsyncEngine:
+    sqlite.prepare_folder(target)
+    sqlite.accept_decimals()
+    url, arguments = target.runtime()
+    engine = create_async_engine(
+        url,
+        connect_args=arguments,
+        echo=settings.database_echo,
+        hide_parameters=True,
+        max_overflow=0,
+        pool_timeout=settings.database_pool_timeout,
+        pool_use_lifo=True,
+        **options,
+    )
+    sqlite.configure_connections(engine.sync_engine, settings, read_only=read_only)
+    _wrap_connect_errors(engine.sync_engine, target)
+    return engine
+
+
+def _pooled_engine(
+    settings: DatabaseSettings,
+    target: DatabaseTarget,
+    *,
+    read_only: bool = False,
+    max_overflow: int = 0,
+    **options: Any,
+) -> AsyncEngine:
+    url, arguments = target.runtime()
+    if target.backend == "postgres":
+        arguments = postgres.asyncpg_arguments(settings, target, arguments, read_only=read_only)
+    engine = create_async_engine(
+        url,
+        connect_args=arguments,
+        echo=settings.database_echo,
+        hide_parameters=True,
+        max_overflow=max_overflow,
+        pool_timeout=settings.database_pool_timeout,
+        pool_recycle=settings.database_pool_recycle,
+        pool_use_lifo=True,
+        **options,
+    )
+    if target.backend == "postgres" and settings.database_pool_pre_ping:
+        postgres.check_connections(engine.sync_engine, settings)
+    _wrap_connect_errors(engine.sync_engine, target)
+    return engine
+
+
+def _wrap_connect_errors(engine: Engine, target: DatabaseTarget) -> None:
+    """Make every failure to connect a DatabaseUnavailableError; drivers raise a dozen classes."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect(
+        dialect: Dialect, record: ConnectionPoolEntry, positional: list[Any], named: dict[str, Any]
+    ) -> DBAPIConnection:
+        try:
+            return dialect.connect(*positional, **named)
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise DatabaseUnavailableError(f"can't connect to {target.masked}: {reason}") from error

@@ -1,0 +1,103 @@
+"""What can go wrong with a database, and what each driver's error means.
+
+Exception
+├── DatabaseUnavailableError    it can't be reached, or can't serve now
+├── DatabaseSettingsError       a setting must be put right first (also a ValueError)
+├── ReadOnlySessionError        a write through a read session
+└── NestedWriteScopeError       a second write scope that could never start
+Warning
+└── UncommittedChangesWarning   a handler ended without committing what it wrote
+"""
+
+from enum import Enum
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+
+class DatabaseUnavailableError(Exception):
+    """The database can't be reached, or answered that it can't serve now."""
+
+
+class DatabaseSettingsError(ValueError):
+    """A database setting is wrong; the message names the variable and how to set it."""
+
+
+class ReadOnlySessionError(Exception):
+    """Something that only a write session can do was asked of a read session."""
+
+
+class NestedWriteScopeError(Exception):
+    """A task opened a second write scope on SQLite while it holds one: it would wait for itself."""
+
+
+class UncommittedChangesWarning(UserWarning):
+    """A handler ended without an error and without committing what it wrote."""
+
+
+class Failure(Enum):
+    """What a database error means to a caller."""
+
+    UNAVAILABLE = "unavailable"
+    CONFLICT = "conflict"
+    TIMEOUT = "timeout"
+    READ_ONLY = "read-only"
+
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_SQLSTATES = {
+    "23503": Failure.CONFLICT,  # foreign_key_violation
+    "23505": Failure.CONFLICT,  # unique_violation
+    "23P01": Failure.CONFLICT,  # exclusion_violation
+    "25006": Failure.READ_ONLY,  # read_only_sql_transaction
+    "40001": Failure.UNAVAILABLE,  # serialization_failure
+    "40P01": Failure.UNAVAILABLE,  # deadlock_detected
+    "53300": Failure.UNAVAILABLE,  # too_many_connections
+    "55P03": Failure.UNAVAILABLE,  # lock_not_available
+    "57014": Failure.TIMEOUT,  # query_canceled
+}
+_SQLSTATE_FAMILIES = {"08": Failure.UNAVAILABLE, "57P0": Failure.UNAVAILABLE}
+
+# https://www.sqlite.org/rescode.html, extended codes by name
+_SQLITE_NAMES = {
+    "SQLITE_CONSTRAINT_FOREIGNKEY": Failure.CONFLICT,
+    "SQLITE_CONSTRAINT_PRIMARYKEY": Failure.CONFLICT,
+    "SQLITE_CONSTRAINT_ROWID": Failure.CONFLICT,
+    "SQLITE_CONSTRAINT_UNIQUE": Failure.CONFLICT,
+}
+_SQLITE_FAMILIES = {
+    "SQLITE_BUSY": Failure.UNAVAILABLE,
+    "SQLITE_LOCKED": Failure.UNAVAILABLE,
+    "SQLITE_READONLY": Failure.READ_ONLY,
+}
+
+
+def classify(error: BaseException) -> Failure | None:
+    """Say what an error means to the caller of the database; None when it is a bug or not ours."""
+    if isinstance(error, DatabaseUnavailableError | PoolTimeoutError):
+        return Failure.UNAVAILABLE
+    if isinstance(error, ReadOnlySessionError):
+        return Failure.READ_ONLY
+    if not isinstance(error, DBAPIError):
+        return None
+    if error.connection_invalidated:
+        return Failure.UNAVAILABLE
+    return _by_sqlstate(sqlstate(error)) or _by_sqlite_name(error.orig)
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """Give PostgreSQL's five-character code, or an empty string where there is none."""
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _by_sqlstate(code: str) -> Failure | None:
+    return _SQLSTATES.get(code) or _by_prefix(code, _SQLSTATE_FAMILIES)
+
+
+def _by_sqlite_name(error: BaseException | None) -> Failure | None:
+    name: str = getattr(error, "sqlite_errorname", None) or ""
+    return _SQLITE_NAMES.get(name) or _by_prefix(name, _SQLITE_FAMILIES)
+
+
+def _by_prefix(code: str, families: dict[str, Failure]) -> Failure | None:
+    return next((found for prefix, found in families.items() if code.startswith(prefix)), None)

@@ -1,0 +1,105 @@
+"""PostgreSQL's connections: what is sent at start-up, and the check of one that was idle."""
+
+import time
+from typing import Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.util import await_only
+
+from .settings import DatabaseSettings
+from .urls import DatabaseTarget
+
+
+def asyncpg_arguments(
+    settings: DatabaseSettings,
+    target: DatabaseTarget,
+    arguments: dict[str, Any],
+    *,
+    read_only: bool,
+) -> dict[str, Any]:
+    """Complete the driver's arguments with timeouts, server settings and statement caches."""
+    arguments = {"timeout": settings.database_connect_timeout_seconds, **arguments}
+    given = arguments.get("server_settings", {})
+    if uses_pgbouncer(settings, target):
+        # A pooled server connection keeps no state of ours: no prepared statement, no setting.
+        arguments["statement_cache_size"] = 0
+        arguments["prepared_statement_cache_size"] = 0
+        names = {"application_name": settings.database_application_name or ""}
+        return arguments | {"server_settings": _filled(names) | given}
+    return arguments | {"server_settings": _server_settings(settings, read_only=read_only) | given}
+
+
+def psycopg_arguments(settings: DatabaseSettings, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Complete the arguments of a migration's connection: a lock timeout, no statement timeout."""
+    timeout = _milliseconds(settings.database_lock_timeout_seconds)
+    options = f"-c lock_timeout={timeout} {arguments.get('options', '')}".strip()
+    defaults: dict[str, Any] = {
+        "connect_timeout": _whole(settings.database_connect_timeout_seconds)
+    }
+    if settings.database_application_name:
+        defaults["application_name"] = settings.database_application_name
+    return defaults | arguments | {"options": options}
+
+
+def uses_pgbouncer(settings: DatabaseSettings, target: DatabaseTarget) -> bool:
+    """Say whether a transaction pooler stands between, by setting or by `pgbouncer=true`."""
+    return settings.database_pgbouncer or target.pgbouncer
+
+
+def check_connections(engine: Engine, settings: DatabaseSettings) -> None:
+    """Replace a dead connection at check-out: asked of the driver, pinged only after idling.
+
+    A ping at every check-out costs a third of the throughput; `is_closed()` costs nothing and
+    notices everything but a silent drop, which takes an idle link.
+    """
+    limit = settings.database_ping_idle_seconds
+
+    @event.listens_for(engine, "checkin")
+    def checkin(connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def checkout(
+        connection: DBAPIConnection, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
+    ) -> None:
+        driver: Any = record.driver_connection
+        if driver.is_closed():
+            raise DisconnectionError("the server closed the connection")
+        idle_since = record.info.get("idle_since")
+        if idle_since is not None and time.monotonic() - idle_since >= limit:
+            _ping(driver, settings.database_connect_timeout_seconds)
+
+
+def _ping(driver: Any, timeout: float) -> None:
+    try:
+        # The simple protocol: one round trip, no prepared statement, no transaction.
+        await_only(driver.execute("", timeout=timeout))
+    except Exception as error:
+        raise InvalidatePoolError("the connection died while it was idle") from error
+
+
+def _server_settings(settings: DatabaseSettings, *, read_only: bool) -> dict[str, str]:
+    idle = settings.database_idle_in_transaction_timeout_seconds
+    sent = {
+        "application_name": settings.database_application_name or "",
+        "statement_timeout": _milliseconds(settings.database_statement_timeout_seconds),
+        "lock_timeout": _milliseconds(settings.database_lock_timeout_seconds),
+        "idle_in_transaction_session_timeout": _milliseconds(idle),
+        "default_transaction_read_only": "on" if read_only else "",
+    }
+    return _filled(sent)
+
+
+def _filled(names: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in names.items() if value}
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+def _whole(seconds: float) -> int:
+    return max(1, round(seconds))

@@ -1,0 +1,286 @@
+"""The database's settings, and the one place where they become a target."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from .errors import DatabaseSettingsError
+from .urls import (
+    DEFAULT_PORT,
+    DatabaseTarget,
+    parse_hosts,
+    parse_url,
+    postgres_target,
+    sqlite_target,
+    with_parameters,
+)
+
+Seconds = Annotated[float, Field(ge=0)]
+
+DEFAULT_SECRETS_DIR = Path("/run/secrets")
+
+
+class DatabaseSettings(BaseSettings):
+    """Everything that migrations and the wait for the database need to know.
+
+    Read from `APP_*` variables, then `.env`, then secret files; an empty variable counts as unset.
+    Raises pydantic.ValidationError; its messages name the variable and never hold a value.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="APP_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+    # Fields filled from variables that platforms set; from the environment only, never from .env.
+    platform_variables: ClassVar[dict[str, str]] = {"database_platform_url": "DATABASE_URL"}
+
+    database_url: SecretStr | None = None
+    database_platform_url: SecretStr | None = None
+    database_backend: Literal["sqlite", "postgres", "custom"] | None = None
+    database_read_url: SecretStr | None = None
+    alembic_database_url: SecretStr | None = None
+    secrets_dir: Path = DEFAULT_SECRETS_DIR
+
+    database_postgres_host: str = "localhost"
+    database_postgres_port: Annotated[int, Field(ge=1, le=65535)] = DEFAULT_PORT
+    database_postgres_user: str = "postgres"
+    database_postgres_password: SecretStr | None = None
+    database_postgres_password_file: Path | None = None
+    database_postgres_name: str = "app"
+    database_postgres_sslmode: str | None = None
+    database_postgres_sslrootcert: str | None = None
+    database_postgres_sslcert: str | None = None
+    database_postgres_sslkey: str | None = None
+
+    database_pool_size: Annotated[int, Field(ge=1)] = 5
+    database_read_pool_size: Annotated[int, Field(ge=1)] = 10
+    database_max_overflow: Annotated[int, Field(ge=0)] = 0
+    database_pool_timeout: Seconds = 5
+    database_pool_recycle: Annotated[int, Field(ge=-1)] = 300
+    database_pool_pre_ping: bool = True
+    database_ping_idle_seconds: Seconds = 30
+    database_pgbouncer: bool = False
+    database_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5
+    database_statement_timeout_seconds: Seconds = 30
+    database_lock_timeout_seconds: Seconds = 5
+    database_idle_in_transaction_timeout_seconds: Seconds = 60
+    database_application_name: str | None = None
+    database_wait_seconds: Seconds = 60
+    database_echo: bool = False
+
+    database_sqlite_path: Path = Path("data/app.db")
+    database_sqlite_journal_mode: Literal[
+        "WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"
+    ] = "WAL"
+    database_sqlite_synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = "NORMAL"
+    database_sqlite_busy_timeout: Annotated[int, Field(ge=0)] = 5000
+    database_sqlite_foreign_keys: bool = True
+    database_sqlite_cache_size: int | None = None
+    database_sqlite_mmap_size: Annotated[int, Field(ge=0)] | None = None
+
+    _target: DatabaseTarget = PrivateAttr()
+    _read_target: DatabaseTarget = PrivateAttr()
+    _migration_target: DatabaseTarget = PrivateAttr()
+
+    @property
+    def database_target(self) -> DatabaseTarget:
+        """The database that write sessions use."""
+        return self._target
+
+    @property
+    def database_read_target(self) -> DatabaseTarget:
+        """The database that read sessions use: the replica where one is named."""
+        return self._read_target
+
+    @property
+    def database_migration_target(self) -> DatabaseTarget:
+        """The database that Alembic uses: never a pooler, where one is named besides it."""
+        return self._migration_target
+
+    def describe_database(self) -> str:
+        """Give one line for the log: target, the variable that chose it, pool sizes; no secret."""
+        target = self.database_target
+        write, note = f"{self.database_pool_size} + {self.database_max_overflow}", ""
+        if target.backend == "sqlite":
+            write = "1"
+            ignored = {"database_pool_size", "database_max_overflow"} & self.model_fields_set
+            names = ", ".join(f"APP_{name.upper()}" for name in sorted(ignored))
+            note = f"; {names} does not apply to SQLite" if names else ""
+        return (
+            f"database {target.masked} ({target.backend}, chosen by {target.chosen_by}), "
+            f"connections: {write} write, {self.database_read_pool_size} read{note}"
+        )
+
+    @field_validator("database_sqlite_journal_mode", "database_sqlite_synchronous", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        self._target = self._choose()
+        self._read_target = self._choose_read()
+        self._migration_target = self._choose_migration()
+        return self
+
+    def _choose(self) -> DatabaseTarget:
+        if self.database_url is not None:
+            return self._parse(self.database_url, "APP_DATABASE_URL")
+        match self.database_backend:
+            case "postgres":
+                return self._from_fields()
+            case "sqlite":
+                return self._from_path()
+            case "custom":
+                raise DatabaseSettingsError(
+                    "APP_DATABASE_URL: APP_DATABASE_BACKEND=custom needs it; "
+                    "set it to a SQLAlchemy URL with an asynchronous driver"
+                )
+            case None if self.database_platform_url is not None:
+                return self._parse(self.database_platform_url, "DATABASE_URL")
+            case None:
+                return self._from_path()
+
+    def _choose_read(self) -> DatabaseTarget:
+        if self.database_read_url is None:
+            return self._target
+        target = self._parse(self.database_read_url, "APP_DATABASE_READ_URL")
+        if target.backend != "postgres" or self._target.backend != "postgres":
+            raise DatabaseSettingsError(
+                "APP_DATABASE_READ_URL: only PostgreSQL has replicas; "
+                "set it to a postgresql:// URL beside a PostgreSQL database, or leave it unset"
+            )
+        return target
+
+    def _choose_migration(self) -> DatabaseTarget:
+        if self.alembic_database_url is not None:
+            return self._parse(self.alembic_database_url, "APP_ALEMBIC_DATABASE_URL")
+        if self._target.backend == "custom":
+            raise DatabaseSettingsError(
+                "APP_ALEMBIC_DATABASE_URL: a custom database needs it; "
+                "set it to the same database with a synchronous driver"
+            )
+        return self._target
+
+    def _parse(self, url: SecretStr, variable: str) -> DatabaseTarget:
+        target = parse_url(url.get_secret_value(), variable)
+        return with_parameters(target, self._tls()) if target.backend == "postgres" else target
+
+    def _from_path(self) -> DatabaseTarget:
+        return sqlite_target(str(self.database_sqlite_path), "APP_DATABASE_SQLITE_PATH")
+
+    def _from_fields(self) -> DatabaseTarget:
+        variable = "APP_DATABASE_POSTGRES_HOST"
+        hosts = parse_hosts(self.database_postgres_host, variable, self.database_postgres_port)
+        password = self._password()
+        if password is None and not any(host.startswith("/") for host, _ in hosts):
+            raise DatabaseSettingsError(
+                "APP_DATABASE_POSTGRES_PASSWORD: PostgreSQL needs a password; set it, "
+                "or APP_DATABASE_POSTGRES_PASSWORD_FILE, or a socket folder as the host"
+            )
+        target = postgres_target(
+            "APP_DATABASE_BACKEND",
+            hosts=hosts,
+            username=self.database_postgres_user,
+            password=password,
+            database=self.database_postgres_name,
+            parameters={},
+        )
+        return with_parameters(target, self._tls())
+
+    def _password(self) -> str | None:
+        given, file = self.database_postgres_password, self.database_postgres_password_file
+        if file is None:
+            return None if given is None else given.get_secret_value()
+        if given is not None:
+            raise DatabaseSettingsError(
+                "APP_DATABASE_POSTGRES_PASSWORD_FILE: the password is set as well; keep one of them"
+            )
+        return _read_password(file)
+
+    def _tls(self) -> dict[str, str]:
+        names = ("sslmode", "sslrootcert", "sslcert", "sslkey")
+        given = {name: getattr(self, f"database_postgres_{name}") for name in names}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            PlatformVariables(settings_cls, cls.platform_variables),
+            env_settings,
+            dotenv_settings,
+            SecretFiles(settings_cls),
+        )
+
+
+class PlatformVariables(PydanticBaseSettingsSource):
+    """Read the unprefixed variables that platforms set, from the environment only."""
+
+    def __init__(self, settings_cls: type[BaseSettings], variables: dict[str, str]) -> None:
+        super().__init__(settings_cls)
+        self._variables = variables
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        variable = self._variables.get(field_name)
+        return (os.environ.get(variable) if variable else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: os.environ.get(variable) for name, variable in self._variables.items()}
+        return {name: value for name, value in found.items() if value}
+
+
+class SecretFiles(SecretsSettingsSource):
+    """Read files named like the variables from `APP_SECRETS_DIR`; a missing folder is silent."""
+
+    def __call__(self) -> dict[str, Any]:
+        folder = Path(self.current_state.get("secrets_dir") or DEFAULT_SECRETS_DIR)
+        self.secrets_dir = folder if folder.is_dir() else None
+        return super().__call__()
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if isinstance(value, str) and not value.strip():
+            raise SettingsError(
+                f"APP_{field_name.upper()}: its file in {self.secrets_dir} is empty; "
+                "write the value into it or remove it"
+            )
+        return value, key, is_complex
+
+
+def _read_password(file: Path) -> str:
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError):
+        raise DatabaseSettingsError(
+            "APP_DATABASE_POSTGRES_PASSWORD_FILE: the file can't be read; "
+            "name one that exists and that this user may read"
+        ) from None
+    if not password:
+        raise DatabaseSettingsError(
+            "APP_DATABASE_POSTGRES_PASSWORD_FILE: the file is empty; write the password into it"
+        )
+    return password

@@ -1,0 +1,104 @@
+"""SQLite's connections: pragmas, transactions and the folder of the file."""
+
+import os
+import sqlite3
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import SAWarning
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from .errors import DatabaseSettingsError
+from .settings import DatabaseSettings
+from .urls import DatabaseTarget
+
+
+def prepare_folder(target: DatabaseTarget) -> None:
+    """Make the folder of the file. Raises DatabaseSettingsError where it can't be written."""
+    folder = Path(target.url.database or "").resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(target, folder) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(target, folder)
+
+
+def configure_connections(
+    engine: Engine, settings: DatabaseSettings, *, read_only: bool = False, migrating: bool = False
+) -> None:
+    """Set the pragmas once for each connection, and begin write transactions with IMMEDIATE.
+
+    With the driver's own transactions SAVEPOINT, DDL rollback and repeatable read are broken, and
+    with a plain BEGIN two readers that both go on to write fail at once, whatever the busy timeout.
+    """
+    pragmas = _pragmas(settings, read_only=read_only, migrating=migrating)
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        try:
+            _set_journal_mode(cursor, settings)
+            for pragma in pragmas:
+                cursor.execute(f"PRAGMA {pragma}")
+        finally:
+            cursor.close()
+
+    if not read_only:
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def accept_decimals() -> None:
+    """Silence SQLAlchemy's warning: a NUMERIC of up to 15 digits comes back exact from SQLite."""
+    message = r"Dialect sqlite\+\w+ does \*not\* support Decimal objects natively"
+    warnings.filterwarnings("ignore", message=message, category=SAWarning)
+
+
+def _pragmas(settings: DatabaseSettings, *, read_only: bool, migrating: bool) -> list[str]:
+    # A table that a batch migration makes anew takes its child rows with it while keys are on.
+    foreign_keys = settings.database_sqlite_foreign_keys and not migrating
+    wait = settings.database_wait_seconds * 1000 if migrating else 0
+    pragmas = [
+        f"busy_timeout={int(max(settings.database_sqlite_busy_timeout, wait))}",
+        f"synchronous={settings.database_sqlite_synchronous}",
+        f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
+    ]
+    if settings.database_sqlite_cache_size is not None:
+        pragmas.append(f"cache_size={settings.database_sqlite_cache_size}")
+    if settings.database_sqlite_mmap_size is not None:
+        pragmas.append(f"mmap_size={settings.database_sqlite_mmap_size}")
+    if read_only:
+        pragmas.append("query_only=ON")
+    return pragmas
+
+
+def _set_journal_mode(cursor: Any, settings: DatabaseSettings) -> None:
+    """Switch the journal mode; SQLite does not wait by itself for others that do the same."""
+    deadline = time.monotonic() + settings.database_sqlite_busy_timeout / 1000
+    while True:
+        try:
+            cursor.execute(f"PRAGMA journal_mode={settings.database_sqlite_journal_mode}")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _unwritable(target: DatabaseTarget, folder: Path) -> DatabaseSettingsError:
+    return DatabaseSettingsError(
+        f"{target.chosen_by}: this user (id {_user_id()}) can't write the SQLite folder {folder}; "
+        "make it writable or name another file with APP_DATABASE_SQLITE_PATH"
+    )
+
+
+def _user_id() -> int | str:
+    return os.getuid() if hasattr(os, "getuid") else "unknown"

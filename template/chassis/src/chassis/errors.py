@@ -1,0 +1,150 @@
+"""Errors as problem details (RFC 9457): one shape for every answer that is not a success."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from .db.errors import (
+    DatabaseUnavailableError,
+    Failure,
+    NestedWriteScopeError,
+    ReadOnlySessionError,
+    classify,
+)
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+
+_DETAILS = {
+    Failure.UNAVAILABLE: (503, "The database can't serve this request now; try again."),
+    Failure.CONFLICT: (409, "The change conflicts with data that exists already."),
+    Failure.TIMEOUT: (504, "The database took too long to answer."),
+}
+
+
+class InvalidInput(BaseModel):
+    """One thing that is wrong with a request; never the value that was sent."""
+
+    type: str = Field(description="A stable code of what is wrong.")
+    loc: list[str | int] = Field(description="Where it is: body, query, path …, then the field.")
+    msg: str = Field(description="What is expected.")
+
+
+class Problem(BaseModel):
+    """A problem detail (RFC 9457)."""
+
+    type: str = Field("about:blank", description="A URI that names the kind of problem.")
+    title: str = Field(description="The status in words.")
+    status: int = Field(description="The HTTP status code.")
+    detail: str | None = Field(None, description="What went wrong this time.")
+    errors: list[InvalidInput] | None = Field(None, description="What is wrong with the input.")
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document the problems a route answers with: `responses=problem_responses(404, 409)`."""
+    return {
+        status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses
+    }
+
+
+def problem_response(
+    status: int,
+    detail: str | None = None,
+    *,
+    errors: Sequence[Mapping[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Build the answer for a problem; a 503 gets `Retry-After`."""
+    content: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+    }
+    if detail is not None and detail != content["title"]:
+        content["detail"] = detail
+    if errors is not None:
+        content["errors"] = errors
+    headers = dict(headers or {})
+    if status == 503:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+    return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer with problem details, whatever goes wrong, and say so in the OpenAPI document."""
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(SQLAlchemyError, _on_database_error)
+    app.add_exception_handler(DatabaseUnavailableError, _on_database_error)
+    app.add_exception_handler(ReadOnlySessionError, _on_database_error)
+    app.add_exception_handler(NestedWriteScopeError, _on_database_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """Rewrite an OpenAPI document: errors are problems, of their own media type."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for model in (InvalidInput, Problem):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema.pop("$defs", None)
+        schemas[model.__name__] = schema
+    for path in document.get("paths", {}).values():
+        for operation in path.values():
+            _describe_operation(operation)
+    return document
+
+
+def _describe_operation(operation: dict[str, Any]) -> None:
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for status, response in operation.get("responses", {}).items():
+        schemas = response.get("content", {}).get("application/json", {}).get("schema", {})
+        if schemas.get("$ref", "").endswith(("/HTTPValidationError", "/Problem")):
+            response["content"] = content
+            if status == "422":
+                response["description"] = HTTPStatus.UNPROCESSABLE_ENTITY.phrase
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code < 400:
+        return Response(status_code=error.status_code, headers=error.headers)
+    return problem_response(error.status_code, error.detail, headers=error.headers)
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        {"type": one["type"], "loc": list(one["loc"]), "msg": one["msg"]} for one in error.errors()
+    ]
+    return problem_response(422, "The request is not valid.", errors=errors)
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    failure = classify(error)
+    if failure not in _DETAILS:
+        raise error
+    status, detail = _DETAILS[failure]
+    logger.warning("%s %s: %s: %s", request.method, request.url.path, status, _summary(error))
+    return problem_response(status, detail)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    return problem_response(500, "Something went wrong here, not with the request.")
+
+
+def _summary(error: Exception) -> str:
+    """Name the error without its statement and values."""
+    cause = getattr(error, "orig", None) or error
+    return str(error) if isinstance(error, DatabaseUnavailableError) else type(cause).__name__

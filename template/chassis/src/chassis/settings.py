@@ -1,0 +1,90 @@
+"""The settings that every service has, and the guard on the classes that extend them."""
+
+import inspect
+from ipaddress import ip_network
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from .db.settings import DatabaseSettings, Seconds
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+# Migrations read DatabaseSettings and not the service's class: a service that changed one of these
+# would migrate another database than the one it uses.
+_READ_BY_MIGRATIONS = ("database_", "alembic_", "secrets_")
+_SOURCES_OF_MIGRATIONS = ("env_prefix", "env_file")
+
+
+class ChassisSettings(DatabaseSettings):
+    """What a service reads from `APP_*` variables; its own `Settings` adds fields to it.
+
+    Raises TypeError when a subclass is made that changes one of these fields.
+    """
+
+    platform_variables: ClassVar[dict[str, str]] = {
+        **DatabaseSettings.platform_variables,
+        "server_platform_port": "PORT",
+    }
+
+    server_host: str = "127.0.0.1"
+    server_platform_port: Annotated[int | None, Field(ge=1, le=65535)] = None
+    server_port: Port = Field(default_factory=lambda data: data["server_platform_port"] or 8000)
+    server_workers: Annotated[int, Field(ge=1)] = 1
+    server_drain_seconds: Seconds = 0
+    server_graceful_timeout_seconds: Annotated[int, Field(ge=0)] = 20
+    server_trusted_proxies: str = "127.0.0.1"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    docs_enabled: bool = True
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("server_trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: str) -> str:
+        if value == "*":
+            return value
+        try:
+            for address in value.split(","):
+                ip_network(address.strip())
+        except ValueError:
+            raise ValueError(
+                "must be addresses or networks with commas between, such as 10.0.0.0/8,::1; "
+                "or * alone, which trusts everyone"
+            ) from None
+        return value
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        _refuse_other_sources(cls)
+        _refuse_changed_fields(cls)
+
+
+def _refuse_other_sources(settings: type[ChassisSettings]) -> None:
+    for key in _SOURCES_OF_MIGRATIONS:
+        if settings.model_config.get(key) != ChassisSettings.model_config.get(key):
+            raise TypeError(
+                f"{settings.__name__}.model_config changes {key}: migrations would read other "
+                "variables than the service; leave it out"
+            )
+
+
+def _refuse_changed_fields(settings: type[ChassisSettings]) -> None:
+    added = [base for base in settings.__mro__ if base not in ChassisSettings.__mro__]
+    redefined = {name for base in added for name in inspect.get_annotations(base)}
+    for name in sorted(redefined & ChassisSettings.model_fields.keys()):
+        if name.startswith(_READ_BY_MIGRATIONS):
+            raise TypeError(
+                f"{settings.__name__}.{name} redefines a setting of the chassis, and migrations "
+                f"would not see it; remove it and set APP_{name.upper()}"
+            )
+        ours = ChassisSettings.model_fields[name].annotation
+        if settings.model_fields[name].annotation != ours:
+            raise TypeError(
+                f"{settings.__name__}.{name} gives a setting of the chassis another type; "
+                "choose another name for yours"
+            )

@@ -1,0 +1,60 @@
+"""What the tests share: the template as a release, renders of it, and a PostgreSQL."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import Postgres, start_postgres
+from tests.project import render
+from tests.releases import Releases, this_and_next, this_one
+from tests.repository import FIRST
+
+Render = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the whole run, the same one for each of its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def template(shared: Path) -> Releases:
+    """The work tree as a release."""
+    return this_one(shared / "this")
+
+
+@pytest.fixture(scope="session")
+def releases(shared: Path) -> Releases:
+    """The work tree as a release, and a made-up next one."""
+    return this_and_next(shared / "this-and-next")
+
+
+@pytest.fixture(scope="session")
+def rendered(template: Releases) -> Render:
+    """Render with some answers, once for the whole run: for reading only."""
+
+    def render_once(**answers: str | bool) -> Path:
+        return template.render(FIRST, answers)
+
+    return render_once
+
+
+@pytest.fixture
+def render_anew(template: Releases, tmp_path: Path) -> Render:
+    """Render with some answers into a folder of the test's own."""
+
+    def render_now(folder: str = "service", **answers: str | bool) -> Path:
+        return render(template.repository.path, tmp_path / folder, answers, ref=FIRST)
+
+    return render_now
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, one for each worker."""
+    with start_postgres() as server:
+        yield server

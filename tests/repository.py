@@ -1,0 +1,94 @@
+"""A throw-away git repository of the template, made of the work tree or of a commit."""
+
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FIRST = "v1.0.0"
+NEXT = "v1.1.0"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a folder and return what it prints."""
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} in {folder}: {done.stderr}")
+    return done.stdout
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit everything in a folder, ignored files excepted, as the only files there are."""
+    git(folder, "add", "--all", ".")
+    git(folder, "commit", "--quiet", "--allow-empty", "--no-verify", "--message", message)
+
+
+@dataclass(frozen=True)
+class TemplateRepository:
+    """A git repository that services can be rendered from."""
+
+    path: Path
+
+    @property
+    def template(self) -> Path:
+        """The folder that is rendered."""
+        return self.path / "template"
+
+    def release(self, tag: str) -> None:
+        """Commit the work tree and tag it, as a release does."""
+        commit(self.path, f"Release {tag}")
+        git(self.path, "tag", "--annotate", "--message", tag, tag)
+
+    def clear(self) -> None:
+        """Remove every file but git's own."""
+        for old in self.path.iterdir():
+            if old.name != ".git":
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def create_repository(path: Path) -> TemplateRepository:
+    """Create an empty repository."""
+    path.mkdir(parents=True)
+    git(path, "init", "--quiet")
+    return TemplateRepository(path)
+
+
+def copy_work_tree(destination: Path) -> Path:
+    """Copy the files that a commit of the work tree would hold."""
+    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in sorted(set(listed.split("\0")) - {""}):
+        if (ROOT / name).is_file():
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, destination / name, follow_symlinks=False)
+    return destination
+
+
+def copy_version(version: str, destination: Path) -> None:
+    """Copy the files of a tag or commit of this repository."""
+    with tempfile.TemporaryDirectory() as folder:
+        git(ROOT, "clone", "--quiet", "--no-checkout", str(ROOT), folder)
+        git(Path(folder), f"--work-tree={destination}", "checkout", "--quiet", version, "--", ".")
+
+
+def earlier_versions() -> list[str]:
+    """Name what a service may have been rendered from, oldest first: release tags, else commits.
+
+    There is none in a shallow clone of one commit. The work tree itself is not an earlier version.
+    """
+    tags = git(ROOT, "tag", "--list", "--sort=creatordate", "v*").split()
+    if tags:
+        return tags
+    history = [
+        "log",
+        "--skip=1",
+        "--reverse",
+        "--format=%h",
+        "--all",
+        "--",
+        "template",
+        "copier.yml",
+    ]
+    return git(ROOT, *history).split()
