@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.containers import Engine, name_of, pick_engine
+from tests.image_source import prepare
 from tests.postgres import Postgres, start_postgres
 from tests.project import render
-from tests.releases import Releases, this_and_next, this_one
+from tests.releases import Releases, once, this_and_next, this_one
 from tests.repository import FIRST
 
 Render = Callable[..., Path]
@@ -58,3 +60,22 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server, one for each worker."""
     with start_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """What builds images here; tests that need it are skipped where there is nothing."""
+    return pick_engine()
+
+
+@pytest.fixture(scope="session")
+def image_source(rendered: Render, shared: Path) -> Path:
+    """A locked service with what a team has beside its code: for reading only."""
+    return once(shared / "image-source", lambda folder: prepare(rendered(), folder))
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine, image_source: Path, shared: Path) -> str:
+    """The image of that service, built once for the whole run."""
+    once(shared / "image", lambda _: engine.build(image_source).check())
+    return name_of(image_source)

@@ -79,8 +79,6 @@ def earlier_versions() -> list[str]:
     There is none in a shallow clone of one commit. The work tree itself is not an earlier version.
     """
     tags = git(ROOT, "tag", "--list", "--sort=creatordate", "v*").split()
-    if tags:
-        return tags
     history = [
         "log",
         "--skip=1",
@@ -91,4 +89,9 @@ def earlier_versions() -> list[str]:
         "template",
         "copier.yml",
     ]
-    return git(ROOT, *history).split()
+    return [version for version in tags or git(ROOT, *history).split() if can_render(version)]
+
+
+def can_render(version: str) -> bool:
+    """Tell whether a version has what a render needs."""
+    return git(ROOT, "ls-tree", "--name-only", version, "copier.yml", "template").count("\n") == 2

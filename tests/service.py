@@ -18,6 +18,7 @@ from tests.postgres import HOST, free_port
 UV = find_uv_bin()
 STARTS_WITHIN_SECONDS = 30
 STOPS_WITHIN_SECONDS = 15
+ENDS_WITHIN_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Service:
         """The same service under more variables."""
         return Service(self.folder, self.python, self.environment | variables)
 
-    def uv(self, *arguments: str) -> "Finished":
-        """Run uv in the service's folder."""
-        return Finished.of([UV, *arguments], self)
+    def uv(self, *arguments: str, folder: str = ".") -> "Finished":
+        """Run uv in the service's folder, or one below it."""
+        return Finished.of([UV, *arguments], self.folder / folder, self.variables())
 
     def run(self, *command: str) -> "Finished":
         """Run a command in the service's environment: `uv run …`."""
@@ -96,16 +97,18 @@ class Finished:
     output: str
 
     @classmethod
-    def of(cls, command: list[str], service: Service) -> "Finished":
-        """Run a command to its end."""
+    def of(cls, command: list[str], folder: Path, variables: dict[str, str]) -> "Finished":
+        """Run a command to its end; one that does not come to it fails the test."""
         done = subprocess.run(
             command,
-            cwd=service.folder,
-            env=service.variables(),
+            cwd=folder,
+            env=variables,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
+            timeout=ENDS_WITHIN_SECONDS,
         )
         return cls(" ".join(command), done.returncode, done.stdout)
 

@@ -110,9 +110,7 @@ def test_the_chassis_is_the_same_bytes_for_all_answers(service: Path, template: 
     assert tree(service / "chassis") == tree(template.repository.template / "chassis")
 
 
-def test_a_render_is_the_same_bytes_every_time(
-    template: Releases, render_anew: Render, rendered: Render
-) -> None:
+def test_a_render_is_the_same_bytes_every_time(render_anew: Render, rendered: Render) -> None:
     assert tree(render_anew("another folder")) == tree(rendered())
 
 

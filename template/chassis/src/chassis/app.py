@@ -45,6 +45,8 @@ def create_app(
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: ChassisSettings = app.state.settings
     logger.info(settings.describe_database())
+    for warning in settings.database_warnings:
+        logger.warning(warning)
     async with open_sessions(settings) as app.state.sessions:
         probe = app.state.database_probe = DatabaseProbe(settings, app.state.package)
         try:

@@ -161,6 +161,8 @@ def _migrate(service: Service, *, wait: bool) -> None:
 
     settings = _read(DatabaseSettings)
     logger.info(settings.describe_database())
+    for warning in settings.database_warnings:
+        logger.warning(warning)
     if wait:
         wait_for_database(settings)
     try:

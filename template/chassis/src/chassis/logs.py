@@ -12,5 +12,6 @@ def configure_logging(level: str) -> None:
         datefmt="%Y-%m-%d %H:%M:%S",
         stream=sys.stderr,
     )
-    # At DEBUG it writes every statement with its values.
+    # At DEBUG the one writes every statement with its values; at INFO the other lists its parts.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)

@@ -1,5 +1,6 @@
 """The server process: uvicorn, with a stop that a load balancer can see coming."""
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from pydantic_settings import SettingsError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.supervisors import ChangeReload
 
+from .db.budget import report_budget
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from .errors import problem_response
 from .logs import configure_logging
@@ -39,7 +41,7 @@ def run(app: str, settings: ChassisSettings, *, reload: bool = False) -> None:
     Returns after SIGTERM or Ctrl-C, whatever the number of workers. Exits with 3 where it can't
     start, after one log line that says why (and a traceback where the reason is a bug).
     """
-    config = _config(app, settings, reload=reload)
+    config = create_config(app, settings, reload=reload)
     server = Server(config, settings)
     if reload:
         ChangeReload(config, server.run, [config.bind_socket()]).run()
@@ -49,7 +51,8 @@ def run(app: str, settings: ChassisSettings, *, reload: bool = False) -> None:
         server.run()
 
 
-def _config(app: str, settings: ChassisSettings, *, reload: bool) -> uvicorn.Config:
+def create_config(app: str, settings: ChassisSettings, *, reload: bool = False) -> uvicorn.Config:
+    """Build what uvicorn needs to know."""
     return uvicorn.Config(
         app,
         factory=True,
@@ -58,7 +61,7 @@ def _config(app: str, settings: ChassisSettings, *, reload: bool) -> uvicorn.Con
         workers=1 if reload else settings.server_workers,
         reload=reload,
         reload_dirs=_source_folders(app) if reload else None,
-        loop="asyncio" if sys.platform == "win32" else "uvloop",
+        loop="uvloop" if find_spec("uvloop") else "asyncio",
         http="httptools",
         lifespan="on",
         log_config=None,
@@ -95,6 +98,7 @@ class Server(uvicorn.Server):
     def run(self, sockets: list[socket] | None = None) -> None:
         """Serve until a signal; this is also what a worker process runs."""
         configure_logging(self._log_level)
+        self.config.configure_logging()
         _stop_with_parent()
         try:
             super().run(sockets)
@@ -107,8 +111,12 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start the application, inside what this server adds to it."""
+        settings = getattr(getattr(self.config.loaded_app, "state", None), "settings", None)
         self.config.loaded_app = DrainMiddleware(self.config.loaded_app, self)
         await super().startup(sockets)
+        if self.started and isinstance(settings, ChassisSettings):
+            processes = self.config.workers * settings.server_replicas
+            self._budget = asyncio.create_task(report_budget(settings, processes=processes))
 
     async def on_tick(self, counter: int) -> bool:
         """Say ten times a second whether it is time to stop."""
@@ -140,7 +148,7 @@ class Server(uvicorn.Server):
     def _drain(self) -> None:
         if self._drained_at is None:
             self._drained_at = time.monotonic() + self._drain_seconds
-            logger.info("Draining for %g seconds", self._drain_seconds)
+            logger.info("draining for %g seconds", self._drain_seconds)
         if time.monotonic() >= self._drained_at:
             self.should_exit = True
 
@@ -239,7 +247,9 @@ class Supervisor:
             self._failed = True
             self._stop()
         else:
-            logger.warning("Worker [%s] died (%s), starting another", worker.pid, worker.exitcode)
+            logger.warning(
+                "worker [%s] died with %s, starting another", worker.pid, worker.exitcode
+            )
             self._workers.append(self._start())
 
 

@@ -31,6 +31,8 @@ class ChassisSettings(DatabaseSettings):
     server_platform_port: Annotated[int | None, Field(ge=1, le=65535)] = None
     server_port: Port = Field(default_factory=lambda data: data["server_platform_port"] or 8000)
     server_workers: Annotated[int, Field(ge=1)] = 1
+    # How many of this service run, which it can't know; for the budget of connections.
+    server_replicas: Annotated[int, Field(ge=1)] = 1
     server_drain_seconds: Seconds = 0
     server_graceful_timeout_seconds: Annotated[int, Field(ge=0)] = 20
     server_trusted_proxies: str = "127.0.0.1"

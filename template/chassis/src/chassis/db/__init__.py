@@ -13,6 +13,7 @@ from .session import (
     session_scope,
 )
 from .settings import DatabaseSettings
+from .transaction import run_transaction
 
 __all__ = [
     "Base",
@@ -27,5 +28,6 @@ __all__ = [
     "get_db_read_session",
     "get_db_session",
     "run_migrations",
+    "run_transaction",
     "session_scope",
 ]

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import Dialect, Engine, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from . import postgres, sqlite
-from .errors import DatabaseSettingsError, DatabaseUnavailableError
+from . import connections, postgres, sqlite
+from .errors import DatabaseSettingsError
 from .settings import DatabaseSettings
 from .urls import DatabaseTarget
 
@@ -37,11 +35,14 @@ def create_read_engine(settings: DatabaseSettings) -> AsyncEngine:
     return _read_engine(settings, target, pool_size=settings.database_read_pool_size)
 
 
-def create_probe_engine(settings: DatabaseSettings) -> AsyncEngine:
-    """Build an engine of one connection to the write database, outside the request pools."""
-    if settings.database_target.backend == "custom":
-        return _pooled_engine(settings, settings.database_target, pool_size=1)
-    return _read_engine(settings, settings.database_target, pool_size=1)
+def create_probe_engine(
+    settings: DatabaseSettings, target: DatabaseTarget | None = None, *, pool_size: int = 1
+) -> AsyncEngine:
+    """Build an engine outside the request pools, for the write database unless told otherwise."""
+    target = target or settings.database_target
+    if target.backend == "custom":
+        return _pooled_engine(settings, target, pool_size=pool_size)
+    return _read_engine(settings, target, pool_size=pool_size)
 
 
 def _read_engine(
@@ -81,7 +82,8 @@ def _sqlite_engine(
         **options,
     )
     sqlite.configure_connections(engine.sync_engine, settings, read_only=read_only)
-    _wrap_connect_errors(engine.sync_engine, target)
+    sqlite.free_lock_on_cancellation(engine.sync_engine)
+    connections.connect_once(engine.sync_engine, target)
     return engine
 
 
@@ -93,12 +95,8 @@ def _pooled_engine(
     max_overflow: int = 0,
     **options: Any,
 ) -> AsyncEngine:
-    url, arguments = target.runtime()
-    if target.backend == "postgres":
-        arguments = postgres.asyncpg_arguments(settings, target, arguments, read_only=read_only)
     engine = create_async_engine(
-        url,
-        connect_args=arguments,
+        target.runtime()[0],
         echo=settings.database_echo,
         hide_parameters=True,
         max_overflow=max_overflow,
@@ -107,21 +105,23 @@ def _pooled_engine(
         pool_use_lifo=True,
         **options,
     )
-    if target.backend == "postgres" and settings.database_pool_pre_ping:
-        postgres.check_connections(engine.sync_engine, settings)
-    _wrap_connect_errors(engine.sync_engine, target)
+    if target.backend == "postgres":
+        _connect_to_postgres(engine.sync_engine, settings, target, read_only=read_only)
+    else:
+        connections.connect_once(engine.sync_engine, target)
     return engine
 
 
-def _wrap_connect_errors(engine: Engine, target: DatabaseTarget) -> None:
-    """Make every failure to connect a DatabaseUnavailableError; drivers raise a dozen classes."""
-
-    @event.listens_for(engine, "do_connect")
-    def connect(
-        dialect: Dialect, record: ConnectionPoolEntry, positional: list[Any], named: dict[str, Any]
-    ) -> DBAPIConnection:
-        try:
-            return dialect.connect(*positional, **named)
-        except Exception as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise DatabaseUnavailableError(f"can't connect to {target.masked}: {reason}") from error
+def _connect_to_postgres(
+    engine: Engine, settings: DatabaseSettings, target: DatabaseTarget, *, read_only: bool
+) -> None:
+    servers = connections.servers_of(settings, target, read_only=read_only)
+    primary = settings.database_target
+    if settings.database_read_fallback and target is not primary:
+        servers += connections.servers_of(settings, primary, read_only=read_only, stands_in=True)
+    connections.connect_in_turn(engine, target, servers)
+    postgres.notice_dead_links(engine, target)
+    if settings.database_pool_pre_ping:
+        postgres.check_connections(engine, settings)
+    if not read_only:
+        postgres.leave_demoted_servers(engine)

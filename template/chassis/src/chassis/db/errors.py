@@ -72,6 +72,10 @@ _SQLITE_FAMILIES = {
 }
 
 
+# invalid_authorization_specification, invalid_catalog_name: no other server and no waiting helps.
+HOPELESS = ("28", "3D")
+
+
 def classify(error: BaseException) -> Failure | None:
     """Say what an error means to the caller of the database; None when it is a bug or not ours."""
     if isinstance(error, DatabaseUnavailableError | PoolTimeoutError):

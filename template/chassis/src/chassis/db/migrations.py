@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import Connection, Engine, MetaData, create_engine, pool, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from . import postgres, sqlite
+from . import connections, postgres, sqlite
 from .base import UTCDateTime
-from .errors import DatabaseUnavailableError, sqlstate
+from .errors import HOPELESS, DatabaseSettingsError, DatabaseUnavailableError, sqlstate
 from .settings import DatabaseSettings
 from .urls import DatabaseTarget
 
@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 LOCK_KEY = int.from_bytes(b"chassis", "big")
 _POLL_SECONDS = 0.2
 _LONGEST_BACKOFF_SECONDS = 2.0
-# A wrong password, user or database name does not get right by waiting.
-_HOPELESS = ("28", "3D")
+_POOLER = (
+    "APP_ALEMBIC_DATABASE_URL: migrations can't run through a transaction pooler (PgBouncer), "
+    "where their lock is lost; set it to the URL of the database itself"
+)
 
 
 def run_migrations(metadata: MetaData | Sequence[MetaData], settings: DatabaseSettings) -> None:
@@ -117,6 +119,7 @@ def wait_for_database(settings: DatabaseSettings) -> None:
 @contextmanager
 def _engine(settings: DatabaseSettings) -> Iterator[Engine]:
     target = settings.database_migration_target
+    _refuse_named_pooler(settings)
     url, arguments = target.migration()
     if target.backend == "sqlite":
         sqlite.prepare_folder(target)
@@ -132,6 +135,8 @@ def _engine(settings: DatabaseSettings) -> Iterator[Engine]:
     )
     if target.backend == "sqlite":
         sqlite.configure_connections(engine, settings, migrating=True)
+    if target.backend == "postgres":
+        connections.ask_for_password(engine, settings, target)
     try:
         yield engine
     finally:
@@ -143,8 +148,9 @@ def _connect(engine: Engine, target: DatabaseTarget) -> Iterator[Connection]:
     try:
         connection = engine.connect()
     except OperationalError as error:
-        reason = str(error.orig).strip().partition("\n")[0]
-        raise DatabaseUnavailableError(f"can't connect to {target.masked}: {reason}") from error
+        if postgres.is_refusal_by_pooler(str(error.orig)):
+            raise DatabaseSettingsError(_POOLER) from error
+        raise connections.unavailable(target, error) from error
     with connection:
         yield connection
 
@@ -160,10 +166,30 @@ def _lock(engine: Engine, settings: DatabaseSettings) -> Iterator[None]:
     if engine.dialect.name != "postgresql":
         yield
         return
-    with _connect(engine, settings.database_migration_target) as connection:
+    target = settings.database_migration_target
+    with _connect(engine, target) as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        with _connect(engine, target) as other:
+            _refuse_noticed_pooler(connection, other)
         _acquire(connection, settings.database_wait_seconds)
         yield
+
+
+def _refuse_named_pooler(settings: DatabaseSettings) -> None:
+    target = settings.database_migration_target
+    shared = target is settings.database_target
+    if target.pgbouncer or (shared and postgres.uses_pgbouncer(settings, target)):
+        raise DatabaseSettingsError(_POOLER)
+
+
+def _refuse_noticed_pooler(*pair: Connection) -> None:
+    """Tell a transaction pooler by two idle connections that share a server process."""
+    for one in pair:
+        one.execution_options(isolation_level="AUTOCOMMIT")
+    ask = text("SELECT pg_backend_pid()")
+    seen = [tuple(one.scalar(ask) for one in pair) for _ in range(3)]
+    if len({pid for row in seen for pid in row}) != 2 or len(set(seen)) != 1:
+        raise DatabaseSettingsError(_POOLER)
 
 
 def _acquire(connection: Connection, seconds: float) -> None:
@@ -194,4 +220,4 @@ def _render_item(kind: str, item: Any, context: "AutogenContext") -> str | Liter
 
 def _is_hopeless(error: DatabaseUnavailableError) -> bool:
     cause = error.__cause__
-    return isinstance(cause, DBAPIError) and sqlstate(cause).startswith(_HOPELESS)
+    return isinstance(cause, DBAPIError) and sqlstate(cause).startswith(HOPELESS)

@@ -1,16 +1,25 @@
 """PostgreSQL's connections: what is sent at start-up, and the check of one that was idle."""
 
+import os
+import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Engine, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from .settings import DatabaseSettings
 from .urls import DatabaseTarget
+
+POOLER_ADVICE = (
+    "behind a pooler (PgBouncer) set APP_DATABASE_PGBOUNCER=true, and options not in the URL"
+)
+# A read session is read-only on every server, which is not what these ask about.
+_ASKED_OF_THE_SERVER = {"read-write": "primary", "read-only": "standby"}
 
 
 def asyncpg_arguments(
@@ -23,6 +32,8 @@ def asyncpg_arguments(
     """Complete the driver's arguments with timeouts, server settings and statement caches."""
     arguments = {"timeout": settings.database_connect_timeout_seconds, **arguments}
     given = arguments.get("server_settings", {})
+    if read_only and (wanted := arguments.get("target_session_attrs")) in _ASKED_OF_THE_SERVER:
+        arguments["target_session_attrs"] = _ASKED_OF_THE_SERVER[wanted]
     if uses_pgbouncer(settings, target):
         # A pooled server connection keeps no state of ours: no prepared statement, no setting.
         arguments["statement_cache_size"] = 0
@@ -71,6 +82,60 @@ def check_connections(engine: Engine, settings: DatabaseSettings) -> None:
         idle_since = record.info.get("idle_since")
         if idle_since is not None and time.monotonic() - idle_since >= limit:
             _ping(driver, settings.database_connect_timeout_seconds)
+
+
+def is_refusal_by_pooler(message: str) -> bool:
+    """Say whether PgBouncer refused what only a server understands."""
+    return "unsupported startup parameter" in message
+
+
+def leave_demoted_servers(engine: Engine) -> None:
+    """Drop all connections when a write is refused: the server behind them became a standby.
+
+    A managed primary that fails over can keep its connections open, and refuse writes for ever.
+    """
+
+    @event.listens_for(engine, "handle_error")
+    def handle(context: ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlstate", None) == "25006":
+            context.is_disconnect = True
+
+
+def notice_dead_links(engine: Engine, target: DatabaseTarget) -> None:
+    """Ask the system to notice a peer that is gone without a word, as libpq does.
+
+    Without it a request waits for an answer until the system gives up, a quarter of an hour.
+    """
+    options = _socket_options(target.parameters)
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        driver: Any = record.driver_connection
+        link = driver._transport.get_extra_info("socket")
+        if link.family == socket.AF_UNIX:
+            return
+        # uvloop's own object can't set options.
+        with socket.socket(fileno=os.dup(link.fileno())) as duplicate:
+            for level, option, value in options:
+                duplicate.setsockopt(level, option, value)
+
+
+def _socket_options(given: Mapping[str, str]) -> list[tuple[int, int, int]]:
+    if given.get("keepalives") == "0":
+        return []
+    idle = int(given.get("keepalives_idle", 30))
+    interval = int(given.get("keepalives_interval", 10))
+    count = int(given.get("keepalives_count", 3))
+    unanswered = int(given.get("tcp_user_timeout", (idle + interval * count) * 1000))
+    named = {
+        "TCP_KEEPIDLE": idle,
+        "TCP_KEEPINTVL": interval,
+        "TCP_KEEPCNT": count,
+        "TCP_USER_TIMEOUT": unanswered,
+    }
+    known = [(name, value) for name, value in named.items() if value and hasattr(socket, name)]
+    options = [(socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in known]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *options]
 
 
 def _ping(driver: Any, timeout: float) -> None:

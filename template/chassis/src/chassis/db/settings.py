@@ -1,10 +1,18 @@
 """The database's settings, and the one place where they become a target."""
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -15,6 +23,8 @@ from pydantic_settings import (
 )
 
 from .errors import DatabaseSettingsError
+from .secrets import SecretStore
+from .tls import SSLMode
 from .urls import (
     DEFAULT_PORT,
     DatabaseTarget,
@@ -22,7 +32,6 @@ from .urls import (
     parse_url,
     postgres_target,
     sqlite_target,
-    with_parameters,
 )
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -33,7 +42,8 @@ DEFAULT_SECRETS_DIR = Path("/run/secrets")
 class DatabaseSettings(BaseSettings):
     """Everything that migrations and the wait for the database need to know.
 
-    Read from `APP_*` variables, then `.env`, then secret files; an empty variable counts as unset.
+    Read from `APP_*` variables, then `.env`, then secret files, then the store of secrets that
+    `APP_SECRETS_SOURCE` names; an empty variable counts as unset.
     Raises pydantic.ValidationError; its messages name the variable and never hold a value.
     """
 
@@ -55,7 +65,10 @@ class DatabaseSettings(BaseSettings):
     database_backend: Literal["sqlite", "postgres", "custom"] | None = None
     database_read_url: SecretStr | None = None
     alembic_database_url: SecretStr | None = None
+    database_read_fallback: bool = False
+    database_password_provider: str | None = None
     secrets_dir: Path = DEFAULT_SECRETS_DIR
+    secrets_source: str | None = None
 
     database_postgres_host: str = "localhost"
     database_postgres_port: Annotated[int, Field(ge=1, le=65535)] = DEFAULT_PORT
@@ -63,7 +76,7 @@ class DatabaseSettings(BaseSettings):
     database_postgres_password: SecretStr | None = None
     database_postgres_password_file: Path | None = None
     database_postgres_name: str = "app"
-    database_postgres_sslmode: str | None = None
+    database_postgres_sslmode: SSLMode | None = None
     database_postgres_sslrootcert: str | None = None
     database_postgres_sslcert: str | None = None
     database_postgres_sslkey: str | None = None
@@ -113,9 +126,17 @@ class DatabaseSettings(BaseSettings):
         """The database that Alembic uses: never a pooler, where one is named besides it."""
         return self._migration_target
 
+    @property
+    def database_warnings(self) -> tuple[str, ...]:
+        """What is set and can't be honoured, a line each."""
+        targets = (self._target, self._read_target, self._migration_target)
+        return tuple(dict.fromkeys(line for target in targets for line in target.warnings))
+
     def describe_database(self) -> str:
         """Give one line for the log: target, the variable that chose it, pool sizes; no secret."""
         target = self.database_target
+        reads = self.database_read_target
+        replica = "" if reads is target else f"reads from {reads.masked}, "
         write, note = f"{self.database_pool_size} + {self.database_max_overflow}", ""
         if target.backend == "sqlite":
             write = "1"
@@ -124,6 +145,7 @@ class DatabaseSettings(BaseSettings):
             note = f"; {names} does not apply to SQLite" if names else ""
         return (
             f"database {target.masked} ({target.backend}, chosen by {target.chosen_by}), "
+            f"{replica}"
             f"connections: {write} write, {self.database_read_pool_size} read{note}"
         )
 
@@ -132,12 +154,36 @@ class DatabaseSettings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("database_password_provider")
+    @classmethod
+    def _check_provider(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.]+:\w+", value):
+            raise ValueError("is written module:function, such as my_service.passwords:fetch")
+        return value
+
     @model_validator(mode="after")
     def _resolve(self) -> Self:
         self._target = self._choose()
+        if self.database_password_provider and self._target.url.password is not None:
+            raise DatabaseSettingsError(
+                "APP_DATABASE_PASSWORD_PROVIDER: "
+                f"{self._target.chosen_by} has a password as well; keep one of them"
+            )
         self._read_target = self._choose_read()
         self._migration_target = self._choose_migration()
         return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _hide_secrets(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Keep secrets out of the input that `ValidationError.errors()` shows."""
+        if isinstance(given, dict):
+            given = {
+                name: _hidden(value, cls.model_fields.get(name))
+                for name, value in given.items()
+                if value is not None or name not in cls.platform_variables
+            }
+        return handler(given)
 
     def _choose(self) -> DatabaseTarget:
         if self.database_url is not None:
@@ -160,7 +206,10 @@ class DatabaseSettings(BaseSettings):
     def _choose_read(self) -> DatabaseTarget:
         if self.database_read_url is None:
             return self._target
-        target = self._parse(self.database_read_url, "APP_DATABASE_READ_URL")
+        url = self.database_read_url.get_secret_value()
+        # Of several replicas any will do.
+        defaults = {"target_session_attrs": "any", **self._tls()}
+        target = parse_url(url, "APP_DATABASE_READ_URL", defaults)
         if target.backend != "postgres" or self._target.backend != "postgres":
             raise DatabaseSettingsError(
                 "APP_DATABASE_READ_URL: only PostgreSQL has replicas; "
@@ -179,30 +228,30 @@ class DatabaseSettings(BaseSettings):
         return self._target
 
     def _parse(self, url: SecretStr, variable: str) -> DatabaseTarget:
-        target = parse_url(url.get_secret_value(), variable)
-        return with_parameters(target, self._tls()) if target.backend == "postgres" else target
+        return parse_url(url.get_secret_value(), variable, self._tls())
 
     def _from_path(self) -> DatabaseTarget:
         return sqlite_target(str(self.database_sqlite_path), "APP_DATABASE_SQLITE_PATH")
 
     def _from_fields(self) -> DatabaseTarget:
         variable = "APP_DATABASE_POSTGRES_HOST"
-        hosts = parse_hosts(self.database_postgres_host, variable, self.database_postgres_port)
+        hosts = parse_hosts(self.database_postgres_host, variable, [self.database_postgres_port])
         password = self._password()
-        if password is None and not any(host.startswith("/") for host, _ in hosts):
+        provided = self.database_password_provider is not None
+        if password is None and not provided and not any(host.startswith("/") for host, _ in hosts):
             raise DatabaseSettingsError(
                 "APP_DATABASE_POSTGRES_PASSWORD: PostgreSQL needs a password; set it, "
-                "or APP_DATABASE_POSTGRES_PASSWORD_FILE, or a socket folder as the host"
+                "or APP_DATABASE_POSTGRES_PASSWORD_FILE, or APP_DATABASE_PASSWORD_PROVIDER, "
+                "or a socket folder as the host"
             )
-        target = postgres_target(
+        return postgres_target(
             "APP_DATABASE_BACKEND",
             hosts=hosts,
             username=self.database_postgres_user,
             password=password,
             database=self.database_postgres_name,
-            parameters={},
+            parameters=self._tls(),
         )
-        return with_parameters(target, self._tls())
 
     def _password(self) -> str | None:
         given, file = self.database_postgres_password, self.database_postgres_password_file
@@ -212,7 +261,7 @@ class DatabaseSettings(BaseSettings):
             raise DatabaseSettingsError(
                 "APP_DATABASE_POSTGRES_PASSWORD_FILE: the password is set as well; keep one of them"
             )
-        return _read_password(file)
+        return read_password(file)
 
     def _tls(self) -> dict[str, str]:
         names = ("sslmode", "sslrootcert", "sslcert", "sslkey")
@@ -234,6 +283,7 @@ class DatabaseSettings(BaseSettings):
             env_settings,
             dotenv_settings,
             SecretFiles(settings_cls),
+            SecretStore(settings_cls),
         )
 
 
@@ -249,8 +299,10 @@ class PlatformVariables(PydanticBaseSettingsSource):
         return (os.environ.get(variable) if variable else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        found = {name: os.environ.get(variable) for name, variable in self._variables.items()}
-        return {name: value for name, value in found.items() if value}
+        # None where it is unset: these fields have no variable with our prefix.
+        return {
+            name: os.environ.get(variable) or None for name, variable in self._variables.items()
+        }
 
 
 class SecretFiles(SecretsSettingsSource):
@@ -271,7 +323,13 @@ class SecretFiles(SecretsSettingsSource):
         return value, key, is_complex
 
 
-def _read_password(file: Path) -> str:
+def _hidden(value: Any, field: FieldInfo | None) -> Any:
+    is_secret = field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
+    return SecretStr(value) if is_secret and isinstance(value, str) else value
+
+
+def read_password(file: Path) -> str:
+    """Read a password file, without the line break at its end."""
     try:
         password = file.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError):

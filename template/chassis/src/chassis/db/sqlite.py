@@ -37,15 +37,22 @@ def configure_connections(
     with a plain BEGIN two readers that both go on to write fail at once, whatever the busy timeout.
     """
     pragmas = _pragmas(settings, read_only=read_only, migrating=migrating)
+    wait = int(settings.database_wait_seconds * 1000) if migrating else 0
+    busy_timeout = max(settings.database_sqlite_busy_timeout, wait)
 
     @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
         try:
+            cursor.execute(f"PRAGMA busy_timeout={busy_timeout}")
             _set_journal_mode(cursor, settings)
             for pragma in pragmas:
                 cursor.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            # The pool does not know it yet, and nobody else would close it.
+            connection.close()
+            raise
         finally:
             cursor.close()
 
@@ -54,6 +61,25 @@ def configure_connections(
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def free_lock_on_cancellation(engine: Engine) -> None:
+    """Stop the statement of a cancelled task and roll back, so that its write lock is gone at once.
+
+    Cancelling a task does not stop the thread that runs its statement.
+    """
+
+    @event.listens_for(engine, "invalidate")
+    def invalidate(
+        connection: DBAPIConnection, record: ConnectionPoolEntry, error: BaseException | None
+    ) -> None:
+        driver: Any = record.driver_connection
+        if driver is None or driver._connection is None:
+            return
+        sqlite: sqlite3.Connection = driver._connection
+        sqlite.interrupt()
+        # In the thread's own queue, behind the statement. Python 3.11 needs both.
+        driver._tx.put_nowait((None, sqlite.rollback))
 
 
 def accept_decimals() -> None:
@@ -65,9 +91,7 @@ def accept_decimals() -> None:
 def _pragmas(settings: DatabaseSettings, *, read_only: bool, migrating: bool) -> list[str]:
     # A table that a batch migration makes anew takes its child rows with it while keys are on.
     foreign_keys = settings.database_sqlite_foreign_keys and not migrating
-    wait = settings.database_wait_seconds * 1000 if migrating else 0
     pragmas = [
-        f"busy_timeout={int(max(settings.database_sqlite_busy_timeout, wait))}",
         f"synchronous={settings.database_sqlite_synchronous}",
         f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
     ]

@@ -1,10 +1,10 @@
 """Database URLs: one libpq-style URL in, what each driver understands out."""
 
-import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -12,59 +12,57 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from .errors import DatabaseSettingsError
+from .tls import TLS_PARAMETERS, check_tls, resolve_tls
 
 Backend = Literal["sqlite", "postgres", "custom"]
 Host = tuple[str, int]
 
 DEFAULT_PORT = 5432
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 _POSTGRES_DRIVERS = ("", "asyncpg", "psycopg", "psycopg2", "psycopg_async", "psycopg2cffi")
 _SQLITE_DRIVERS = ("", "aiosqlite", "pysqlite")
 
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 _ADDRESS = ("host", "port", "user", "password", "dbname")
-_TLS = (
-    "sslmode",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "sslcrl",
-    "sslnegotiation",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
-)
-_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 # asyncpg reads these from a DSN by the same rules as libpq.
-_DSN = (*_TLS, "target_session_attrs", "krbsrvname", "passfile")
+_DSN = (*TLS_PARAMETERS, "krbsrvname", "passfile")
+_SERVERS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 _SESSION = ("application_name", "options")
 _CONNECT = ("connect_timeout",)
-# Only psycopg has these, and only the speed of noticing a dead link depends on them.
-_PSYCOPG_ONLY = (
+# asyncpg does not have these: the engine sets them on its sockets.
+_KEEPALIVES = (
     "keepalives",
     "keepalives_idle",
     "keepalives_interval",
     "keepalives_count",
     "tcp_user_timeout",
 )
-_KNOWN = (*_DSN, *_SESSION, *_CONNECT, *_PSYCOPG_ONLY)
+_KNOWN = (*_DSN, "target_session_attrs", *_SESSION, *_CONNECT, *_KEEPALIVES)
 _FIXED: dict[str, tuple[str, ...]] = {
     "client_encoding": ("utf8", "utf-8", "auto"),
     "gssencmode": ("disable", "prefer"),
     "schema": ("public",),
+    "sslcertmode": ("allow",),
+    "sslcompression": ("0",),
+    "sslsni": ("1",),
 }
 _ADVICE = {
     "client_encoding": "the chassis always uses UTF-8; remove it",
     "command_timeout": "set APP_DATABASE_STATEMENT_TIMEOUT_SECONDS instead",
     "connection_limit": "set APP_DATABASE_POOL_SIZE instead",
     "gssencmode": "asyncpg can't encrypt by GSSAPI; use TLS and remove it",
+    "hostaddr": "write the address as the host",
     "load_balance_hosts": "asyncpg can't do it; list the hosts in order and remove it",
     "pool_timeout": "set APP_DATABASE_POOL_TIMEOUT instead",
     "prepared_statement_cache_size": "set APP_DATABASE_PGBOUNCER=true instead",
     "require_auth": "asyncpg can't honour it; use sslmode=verify-full and remove it",
     "schema": "set the role's search_path in the database (ALTER ROLE … SET search_path)",
+    "requiressl": "write sslmode=require or, better, verify-full with sslrootcert",
     "service": "write host, port, user and database into the URL",
+    "sslaccept": "write sslmode=verify-full with sslrootcert, or sslmode=require",
+    "sslcertmode": "give sslcert and sslkey, or neither",
+    "sslcompression": "compression in TLS is unsafe; remove it",
+    "sslsni": "asyncpg always names the host to the server; remove it",
     "statement_cache_size": "set APP_DATABASE_PGBOUNCER=true instead",
 }
 _ENCODE = "percent-encode special characters in the user name and the password"
@@ -78,7 +76,7 @@ class DatabaseTarget:
     """
 
     backend: Backend
-    url: URL
+    url: URL = field(repr=False)
     chosen_by: str
     hosts: tuple[Host, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -119,50 +117,54 @@ class DatabaseTarget:
                 return self.url, {}
 
     def _asyncpg(self) -> dict[str, Any]:
-        self._check_files()
+        given = self._resolved()
         arguments: dict[str, Any] = {}
         if self._needs_host_arguments:
             arguments["host"] = [host for host, _ in self.hosts]
             arguments["port"] = [port for _, port in self.hosts]
-        named = {name: self.parameters[name] for name in _DSN if name in self.parameters}
-        if named.get("sslrootcert") == "system":
-            arguments["ssl"] = _system_tls(named)
-            named = {name: value for name, value in named.items() if name not in _TLS}
-        if named:
+        if "target_session_attrs" in given:
+            arguments["target_session_attrs"] = given["target_session_attrs"]
+        if given.pop("sslnegotiation", "postgres") == "direct":
+            arguments["direct_tls"] = True
+        if named := {name: given[name] for name in _DSN if name in given}:
             query = "&".join(f"{name}={_quoted(value)}" for name, value in named.items())
             arguments["dsn"] = f"postgresql://?{query}"
-        if settings := {n: self.parameters[n] for n in _SESSION if n in self.parameters}:
+        if settings := {name: given[name] for name in _SESSION if name in given}:
             arguments["server_settings"] = settings
-        if "connect_timeout" in self.parameters:
+        if "connect_timeout" in given:
             # libpq: zero waits for ever
-            arguments["timeout"] = float(self.parameters["connect_timeout"]) or None
+            arguments["timeout"] = float(given["connect_timeout"]) or None
         return arguments
 
     def _psycopg(self) -> dict[str, Any]:
-        self._check_files()
-        arguments: dict[str, Any] = dict(self.parameters)
+        arguments: dict[str, Any] = self._resolved()
         if self._needs_host_arguments:
             arguments["host"] = ",".join(host for host, _ in self.hosts)
             arguments["port"] = ",".join(str(port) for _, port in self.hosts)
         return arguments
 
+    def _resolved(self) -> dict[str, str]:
+        if all(_is_socket(host) for host, _ in self.hosts):
+            # There is no TLS on a socket, and libpq looks at none of this.
+            return {n: self.parameters[n] for n in self.parameters if n not in TLS_PARAMETERS}
+        if "passfile" in self.parameters and not os.access(self.parameters["passfile"], os.R_OK):
+            raise DatabaseSettingsError(
+                f"{self.chosen_by}: the file of passfile can't be read; name one that exists"
+            )
+        return resolve_tls(self.parameters, self.chosen_by)
+
     @property
     def _needs_host_arguments(self) -> bool:
-        return len(self.hosts) > 1 or any(host.startswith("/") for host, _ in self.hosts)
-
-    def _check_files(self) -> None:
-        for name in _FILES:
-            path = self.parameters.get(name)
-            if path and path != "system" and not Path(path).is_file():
-                raise DatabaseSettingsError(
-                    f"{self.chosen_by}: the file of {name} can't be read; name one that exists"
-                )
+        return len(self.hosts) > 1 or _is_socket(self.hosts[0][0])
 
 
-def parse_url(text: str, variable: str) -> DatabaseTarget:
+def parse_url(
+    text: str, variable: str, defaults: Mapping[str, str] = MappingProxyType({})
+) -> DatabaseTarget:
     """Read a database URL; the dialect in it decides the backend.
 
-    Raises DatabaseSettingsError naming `variable` and what to write; never the text itself.
+    `defaults` are libpq parameters for PostgreSQL; those in the URL win. Raises
+    DatabaseSettingsError naming `variable` and what to write; never the text itself.
     """
     scheme, found, rest = text.strip().partition("://")
     dialect, _, driver = scheme.lower().partition("+")
@@ -174,7 +176,7 @@ def parse_url(text: str, variable: str) -> DatabaseTarget:
     match dialect:
         case "postgres" | "postgresql":
             _check_driver(driver, _POSTGRES_DRIVERS, variable)
-            return _parse_postgres(rest, variable)
+            return _parse_postgres(rest, variable, defaults)
         case "sqlite":
             _check_driver(driver, _SQLITE_DRIVERS, variable)
             return _parse_sqlite(rest, variable)
@@ -184,7 +186,7 @@ def parse_url(text: str, variable: str) -> DatabaseTarget:
 
 def sqlite_target(path: str, variable: str) -> DatabaseTarget:
     """Give the target of a SQLite file. Raises DatabaseSettingsError for an in-memory database."""
-    if path in ("", ":memory:") or path.startswith("file:"):
+    if _is_in_memory(path):
         raise DatabaseSettingsError(
             f"{variable}: an in-memory SQLite database can't be used, its sessions would share "
             "one transaction; name a file: sqlite:///data/app.db (in tests, one in tmp_path)"
@@ -204,38 +206,43 @@ def postgres_target(
     warnings: tuple[str, ...] = (),
 ) -> DatabaseTarget:
     """Give the target of a PostgreSQL database."""
-    host, port = hosts[0] if len(hosts) == 1 and not hosts[0][0].startswith("/") else (None, None)
+    if len(hosts) > 1:
+        # Without it a standby that is named first would be written to, and refuse.
+        parameters = {"target_session_attrs": "read-write", **parameters}
+    _check_values(parameters, variable)
+    host, port = hosts[0] if len(hosts) == 1 and not _is_socket(hosts[0][0]) else (None, None)
     url = URL.create("postgresql", username, password, host, port, database)
     return DatabaseTarget("postgres", url, variable, hosts, parameters, pgbouncer, warnings)
 
 
-def with_parameters(target: DatabaseTarget, parameters: Mapping[str, str]) -> DatabaseTarget:
-    """Add libpq parameters to a PostgreSQL target; those in its URL win."""
-    merged = {**parameters, **target.parameters}
-    _check_values(merged, target.chosen_by)
-    return replace(target, parameters=merged)
+def parse_hosts(
+    text: str, variable: str, ports: Sequence[int] = (DEFAULT_PORT,)
+) -> tuple[Host, ...]:
+    """Read `host`, `host:port`, `[::1]:port`, `/socket/folder`, or several with commas between.
 
-
-def parse_hosts(text: str, variable: str, default_port: int = DEFAULT_PORT) -> tuple[Host, ...]:
-    """Read `host`, `host:port`, `[::1]:port`, `/socket/folder`, or several with commas between."""
-    return tuple(_parse_host(one, variable, default_port) for one in text.split(",") if one)
+    `ports` are for hosts that name none: one for all of them, or one for each.
+    """
+    names = [name for name in text.split(",") if name]
+    if len(ports) not in (1, len(names)):
+        raise DatabaseSettingsError(f"{variable}: give one port, or as many as there are hosts")
+    each = ports if len(ports) > 1 else [*ports] * len(names)
+    return tuple(_parse_host(name, variable, port) for name, port in zip(names, each, strict=True))
 
 
 def _parse_host(text: str, variable: str, default_port: int) -> Host:
-    host = unquote(text)
-    if host.startswith("/"):
-        return host, default_port
-    if host.startswith("["):
-        host, found, port = host[1:].partition("]")
+    if _is_socket(text):
+        return text, default_port
+    if text.startswith("["):
+        host, found, port = text[1:].partition("]")
         if not found or (port and not port.startswith(":")):
             raise DatabaseSettingsError(f"{variable}: an IPv6 host is written [::1]:5432")
-        return host, _parse_port(port[1:], variable, default_port)
-    if host.count(":") > 1:
+        return unquote(host), _parse_port(port[1:], variable, default_port)
+    if text.count(":") > 1:
         raise DatabaseSettingsError(
             f"{variable}: the host is malformed; an IPv6 host is written [::1]:5432, and {_ENCODE}"
         )
-    host, _, port = host.partition(":")
-    return host or "localhost", _parse_port(port, variable, default_port)
+    host, _, port = text.partition(":")
+    return unquote(host) or "localhost", _parse_port(port, variable, default_port)
 
 
 def _parse_port(text: str, variable: str, default: int) -> int:
@@ -248,7 +255,7 @@ def _parse_port(text: str, variable: str, default: int) -> int:
     return int(text)
 
 
-def _parse_postgres(rest: str, variable: str) -> DatabaseTarget:
+def _parse_postgres(rest: str, variable: str, defaults: Mapping[str, str]) -> DatabaseTarget:
     address, _, query = rest.partition("?")
     authority, _, path = address.partition("/")
     credentials, _, hosts = authority.rpartition("@")
@@ -256,18 +263,18 @@ def _parse_postgres(rest: str, variable: str) -> DatabaseTarget:
     named = _parse_query(query, variable)
     repeated = ",".join(named.pop("host", []))
     parameters = {name: values[-1] for name, values in named.items() if values[-1]}
-    port = _parse_port(parameters.pop("port", ""), variable, DEFAULT_PORT)
+    given = parameters.pop("port", "").split(",")
+    ports = [_parse_port(port, variable, DEFAULT_PORT) for port in given]
     pgbouncer = parameters.pop("pgbouncer", "").lower() in ("true", "1")
-    parsed = parse_hosts(hosts, variable, port) or parse_hosts(repeated, variable, port)
     lifted = {name: parameters.pop(name, None) for name in ("user", "password", "dbname")}
     parameters, warnings = _checked(parameters, variable)
     return postgres_target(
         variable,
-        hosts=parsed or (("localhost", port),),
+        hosts=parse_hosts(hosts or repeated, variable, ports) or (("localhost", ports[0]),),
         username=unquote(username) or lifted["user"],
         password=unquote(password) or lifted["password"],
         database=unquote(path) or lifted["dbname"],
-        parameters=parameters,
+        parameters={**defaults, **parameters},
         pgbouncer=pgbouncer,
         warnings=warnings,
     )
@@ -296,7 +303,6 @@ def _checked(given: dict[str, str], variable: str) -> tuple[dict[str, str], tupl
             del given[name]
         elif name not in _KNOWN:
             raise DatabaseSettingsError(f"{variable}: {_unknown(name)}")
-    _check_values(given, variable)
     return given, warnings
 
 
@@ -323,19 +329,21 @@ def _unknown(name: str) -> str:
 
 
 def _check_values(given: Mapping[str, str], variable: str) -> None:
-    mode = given.get("sslmode", "prefer")
-    if mode not in SSL_MODES:
-        raise DatabaseSettingsError(f"{variable}: sslmode is one of {', '.join(SSL_MODES)}")
-    if given.get("sslrootcert") == "system" and mode != "verify-full":
-        raise DatabaseSettingsError(f"{variable}: sslrootcert=system needs sslmode=verify-full")
-    if not given.get("connect_timeout", "0").isdigit():
-        raise DatabaseSettingsError(f"{variable}: connect_timeout is a whole number of seconds")
+    check_tls(given, variable)
+    if given.get("target_session_attrs", "any") not in _SERVERS:
+        raise DatabaseSettingsError(
+            f"{variable}: target_session_attrs is one of {', '.join(_SERVERS)}"
+        )
+    for name in ("connect_timeout", *_KEEPALIVES):
+        if not given.get(name, "0").isdigit():
+            unit = " of seconds" if name == "connect_timeout" else ""
+            raise DatabaseSettingsError(f"{variable}: {name} is a whole number{unit}")
 
 
 def _parse_sqlite(rest: str, variable: str) -> DatabaseTarget:
     path, _, query = rest.partition("?")
     named = _parse_query(query, variable)
-    if "memory" in named.get("mode", []):
+    if "memory" in named.get("mode", []) or _is_in_memory(path[1:]):
         return sqlite_target(":memory:", variable)
     if named:
         raise DatabaseSettingsError(
@@ -347,6 +355,10 @@ def _parse_sqlite(rest: str, variable: str) -> DatabaseTarget:
             "(sqlite:///data/app.db) and four before an absolute one"
         )
     return sqlite_target(path[1:], variable)
+
+
+def _is_in_memory(path: str) -> bool:
+    return path in ("", ":memory:") or path.startswith("file:")
 
 
 def _parse_custom(text: str, variable: str) -> DatabaseTarget:
@@ -369,16 +381,13 @@ def _check_driver(driver: str, known: tuple[str, ...], variable: str) -> None:
         )
 
 
-def _system_tls(named: Mapping[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if "sslcert" in named:
-        context.load_cert_chain(named["sslcert"], named.get("sslkey"), named.get("sslpassword"))
-    return context
-
-
 def _quoted(value: str) -> str:
     return "".join(f"%{byte:02X}" for byte in value.encode())
 
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _is_socket(host: str) -> bool:
+    return host.startswith("/")

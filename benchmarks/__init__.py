@@ -1,0 +1,1 @@
+"""The rendered service under load, side by side with what people write by hand."""

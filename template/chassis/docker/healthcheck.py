@@ -1,0 +1,17 @@
+"""The image's health check: does /livez answer? It is run by its path and imports no package."""
+
+import os
+from http.client import HTTPConnection, HTTPException
+
+host = os.environ.get("APP_SERVER_HOST") or "127.0.0.1"
+port = os.environ.get("APP_SERVER_PORT") or os.environ.get("PORT") or "8000"
+if host in ("0.0.0.0", "::"):
+    host = "localhost"  # tried as IPv4 and as IPv6
+try:
+    connection = HTTPConnection(host, int(port), timeout=2)
+    connection.request("GET", "/livez")
+    status = connection.getresponse().status
+except (OSError, HTTPException) as error:
+    raise SystemExit(f"/livez does not answer: {error}") from None
+if status != 200:
+    raise SystemExit(f"/livez answered {status}")

@@ -1,0 +1,53 @@
+"""A transaction that is run again when the database asks for it."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from .errors import sqlstate
+from .session import SessionFactory, session_scope
+
+T = TypeVar("T")
+
+# serialization_failure and deadlock_detected: nothing was done, and the next try may succeed.
+RETRIED = ("40001", "40P01")
+_PAUSE_SECONDS = 0.01
+
+
+async def run_transaction(
+    factory: SessionFactory,
+    work: Callable[[AsyncSession], Awaitable[T]],
+    *,
+    attempts: int = 5,
+    serializable: bool = False,
+) -> T:
+    """Run `work` in a session of its own, commit, and give its result; at most `attempts` times.
+
+    It runs again after a serialization failure or a deadlock, so it must do nothing besides the
+    database that can't be done twice. `serializable` asks PostgreSQL for that isolation level;
+    SQLite has no other. Raises what the last attempt raised.
+    """
+    attempt = 1
+    while True:
+        try:
+            return await _attempt(factory, work, serializable=serializable)
+        except DBAPIError as error:
+            if sqlstate(error) not in RETRIED or attempt >= attempts:
+                raise
+        await asyncio.sleep(random.uniform(0, _PAUSE_SECONDS * 2**attempt))
+        attempt += 1
+
+
+async def _attempt(
+    factory: SessionFactory, work: Callable[[AsyncSession], Awaitable[T]], *, serializable: bool
+) -> T:
+    async with session_scope(factory) as session:
+        if serializable and session.get_bind().dialect.name == "postgresql":
+            await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+        result = await work(session)
+        await session.commit()
+        return result

@@ -1,0 +1,103 @@
+"""A package with migrations, written for one test."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import MetaData
+
+from chassis.db import DatabaseSettings
+from chassis.db.migrations import alembic_config
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+ENVIRONMENT = '''
+"""Tell Alembic which tables and which database these are."""
+
+from alembic import context
+from sqlalchemy import MetaData
+
+from chassis.db import DatabaseSettings, run_migrations
+
+run_migrations(context.config.attributes.get("metadata", MetaData()), DatabaseSettings())
+'''
+REVISION = '''
+"""{name}"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = {name!r}
+down_revision = {after!r}
+
+
+def upgrade() -> None:
+    {upgrade}
+
+
+def downgrade() -> None:
+    {downgrade}
+'''
+TEMPLATE = '''"""${message}"""
+
+import sqlalchemy as sa
+from alembic import op
+${imports if imports else ""}
+
+revision: str = ${repr(up_revision)}
+down_revision: str | None = ${repr(down_revision)}
+
+
+def upgrade() -> None:
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    ${downgrades if downgrades else "pass"}
+'''
+_numbers = count()
+
+
+class Depot:
+    """The package, and what its revisions are added with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.package = folder.name
+        self.versions = folder / "migrations" / "versions"
+        self.versions.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "migrations" / "env.py").write_text(ENVIRONMENT, encoding="utf-8")
+        (folder / "migrations" / "script.py.mako").write_text(TEMPLATE, encoding="utf-8")
+        self._head: str | None = None
+
+    def add(self, name: str, upgrade: str, downgrade: str = "pass") -> None:
+        """Add a revision after the one that was added last."""
+        script = REVISION.format(name=name, after=self._head, upgrade=upgrade, downgrade=downgrade)
+        (self.versions / f"{name}.py").write_text(script, encoding="utf-8")
+        self._head = name
+
+    def forget(self, name: str) -> None:
+        """Remove a revision, as the code of an older release does not have it."""
+        (self.versions / f"{name}.py").unlink()
+
+    def config(self, settings: DatabaseSettings, metadata: MetaData | list[MetaData]) -> "Config":
+        """Give Alembic's configuration with the tables that the models have."""
+        config = alembic_config(self.package, settings)
+        config.attributes["metadata"] = metadata
+        return config
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[Depot]:
+    """Write a package of a name of its own, and have it found while it is needed."""
+    depot = Depot(folder / f"depot_{next(_numbers)}")
+    sys.path.insert(0, str(folder))
+    try:
+        yield depot
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop(depot.package, None)

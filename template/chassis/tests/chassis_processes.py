@@ -1,0 +1,102 @@
+"""Run the sample service's command as a process of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from httpx2 import Client, TransportError
+
+import chassis
+
+PATIENCE_SECONDS = 30
+FOLDERS = (Path(__file__).parent, Path(chassis.__file__).parents[1])
+
+
+def run_sample(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        _command(*arguments),
+        env=_environment(variables),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A process that answers, and what it has logged."""
+
+    process: subprocess.Popen[bytes]
+    client: Client
+    log: Path
+
+    def stop(self) -> int:
+        """Send SIGTERM and give the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+@contextmanager
+def serving(*arguments: str, folder: Path = FOLDERS[0], **variables: str) -> Iterator[Serving]:
+    """Run a command that serves; `folder` is where the sample's package is."""
+    port = free_port()
+    log = Path("server.log").absolute()
+    with (
+        log.open("wb") as output,
+        Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client,
+        subprocess.Popen(
+            _command(*arguments, "--port", str(port)),
+            env=_environment(variables, folder),
+            stdout=output,
+            stderr=output,
+        ) as process,
+    ):
+        try:
+            until(lambda: process.poll() is not None or answers(client))
+            assert process.poll() is None, log.read_text()
+            yield Serving(process, client, log)
+        finally:
+            process.kill()
+
+
+def answers(client: Client) -> bool:
+    """Say whether a server accepts connections."""
+    try:
+        client.get("/livez")
+    except TransportError:
+        return False
+    return True
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """Give a port that nothing listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "chassis_sample", *arguments]
+
+
+def _environment(variables: dict[str, str], folder: Path = FOLDERS[0]) -> dict[str, str]:
+    folders = os.pathsep.join(str(one) for one in (folder, *FOLDERS))
+    return {**os.environ, "PYTHONPATH": folders, **variables}

