@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers import Engine, name_of, pick_engine
-from tests.image_source import prepare
+from tests.image_source import change, prepare
 from tests.postgres import Postgres, start_postgres
 from tests.project import render
 from tests.releases import Releases, once, this_and_next, this_one
@@ -69,6 +69,12 @@ def engine() -> Engine:
 
 
 @pytest.fixture(scope="session")
+def runner() -> Engine:
+    """What runs containers here; tests that need it are skipped where there is nothing."""
+    return pick_engine(to_run=True)
+
+
+@pytest.fixture(scope="session")
 def image_source(rendered: Render, shared: Path) -> Path:
     """A locked service with what a team has beside its code: for reading only."""
     return once(shared / "image-source", lambda folder: prepare(rendered(), folder))
@@ -79,3 +85,12 @@ def image(engine: Engine, image_source: Path, shared: Path) -> str:
     """The image of that service, built once for the whole run."""
     once(shared / "image", lambda _: engine.build(image_source).check())
     return name_of(image_source)
+
+
+@pytest.fixture(scope="session")
+def changed_image(engine: Engine, image: str, image_source: Path, shared: Path) -> str:
+    """The image after a change of the code, the team's and the chassis's."""
+    assert image
+    folder = once(shared / "changed-source", lambda folder: change(image_source, folder))
+    once(shared / "changed", lambda _: engine.build(folder, "--build-arg=REVISION=4f2").check())
+    return name_of(folder)

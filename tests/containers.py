@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,22 +94,32 @@ class Engine:
             self.call("push", image, f"docker-archive:{path}").check()
 
     @contextmanager
-    def run(
-        self, image: str, *options: str, command: tuple[str, ...] = (), **variables: str
-    ) -> Iterator["Container"]:
+    def run(self, image: str, *options: str, **variables: str) -> Iterator["Container"]:
         """Run an image without rights and on a read-only root, until the block ends."""
+        with self.run_command(image, (), *options, **variables) as container:
+            yield container
+
+    @contextmanager
+    def run_command(
+        self, image: str, command: Sequence[str], *options: str, **variables: str
+    ) -> Iterator["Container"]:
+        """Run another command of an image in the same way."""
         name = f"test-{secrets.token_hex(4)}"
         port = free_port()
         # On the host's network, where the tests' PostgreSQL is; and nowhere else than on loopback.
-        place = {"APP_SERVER_HOST": HOST, "APP_SERVER_PORT": str(port), **variables}
+        place = {"APP_SERVER_HOST": HOST, "PORT": str(port), **variables}
         settings = [f"--env={key}={value}" for key, value in place.items()]
         strict = ("--read-only-tmpfs=false",) if self.program == "podman" else ()
         start = ("run", "--detach", "--name", name, "--network=host", *HARDENED, *strict)
         self.call(*start, *settings, *options, image, *command).check()
         try:
-            with httpx2.Client(base_url=f"http://{HOST}:{port}", trust_env=False) as client:
+            address = f"http://{HOST}:{port}"
+            with httpx2.Client(
+                base_url=address, timeout=PATIENCE_SECONDS, trust_env=False
+            ) as client:
                 yield Container(self, name, client)
         finally:
+            self.call("kill", name)
             self.call("rm", "--force", "--volumes", name)
 
     @contextmanager
@@ -135,6 +145,11 @@ class Container:
     def log(self) -> str:
         """All that it said so far."""
         return self.engine.call("logs", self.name).check()
+
+    @property
+    def address(self) -> str:
+        """The host and port that the service listens on."""
+        return self.client.base_url.netloc.decode()
 
     @property
     def running(self) -> bool:

@@ -7,11 +7,11 @@ team's edit near any of them meets it.
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
+from tests import manifest
 from tests.repository import NEXT, TemplateRepository
 
 WORDS = "a line of the next release"
@@ -29,7 +29,7 @@ ADDED_QUESTION = "\nadded_in_the_next_release:\n  type: str\n  default: a new an
 def release_next(repository: TemplateRepository, tag: str = NEXT) -> None:
     """Commit and tag the made-up next release."""
     for path in sorted(repository.template.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != manifest.NAME:
             path.write_text(edit(path, path.read_text(encoding="utf-8")), encoding="utf-8")
     for path in removed_files(repository.template):
         path.unlink()
@@ -37,6 +37,7 @@ def release_next(repository: TemplateRepository, tag: str = NEXT) -> None:
         path.write_text(f"{comment(path)}\n", encoding="utf-8")
     with (repository.path / "copier.yml").open("a", encoding="utf-8") as questions:
         questions.write(ADDED_QUESTION)
+    manifest.write(repository.template / "chassis")
     repository.release(tag)
 
 
@@ -129,10 +130,3 @@ def meaning(path: Path, text: str) -> object:
             return yaml.safe_load(rendered)
         case _:
             return None
-
-
-def unedited_lines(folder: Path) -> Iterator[str]:
-    """Name the text files of a render that hold nothing of the made-up release."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and WORDS not in path.read_text(encoding="utf-8"):
-            yield path.relative_to(folder).as_posix()

@@ -89,7 +89,8 @@ class Project:
     def replace(self, name: str, old: str, new: str) -> None:
         """Replace a text that must be there."""
         text = self.read(name)
-        assert old in text, f"{name} does not hold {old!r}"
+        if old not in text:
+            raise LookupError(f"{name} does not hold {old!r}")
         self.write(name, text.replace(old, new))
 
     def delete(self, *names: str) -> None:

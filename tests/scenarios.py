@@ -40,6 +40,8 @@ class Scenario:
 
 
 SCENARIOS: list[Scenario] = []
+# What a scenario raises on a version that does not have what it edits.
+DOES_NOT_APPLY = (FileNotFoundError, LookupError)
 
 
 def scenario(
@@ -115,7 +117,7 @@ def model_and_migration_added(project: Project) -> None:
     migrate(project, "add orders", team_code.ORDERS, 'op.drop_table("orders")')
 
 
-@scenario(important=True)
+@scenario()
 def feature_added(project: Project) -> None:
     """A resource of the team's own, with all that belongs to it."""
     request_dependency_added(project)
@@ -406,3 +408,6 @@ def edit_first_middle_and_last_line(project: Project, name: str, line: str) -> N
     project.write(
         name, "".join([f"{line}\n", *lines[:middle], f"{line}\n", *lines[middle:], f"{line}\n"])
     )
+
+
+IMPORTANT = [scenario for scenario in SCENARIOS if scenario.important]

@@ -98,8 +98,8 @@ class Finished:
 
     @classmethod
     def of(cls, command: list[str], folder: Path, variables: dict[str, str]) -> "Finished":
-        """Run a command to its end; one that does not come to it fails the test."""
-        done = subprocess.run(
+        """Run a command to its end; one that does not come to it is killed, and fails the test."""
+        process = subprocess.Popen(
             command,
             cwd=folder,
             env=variables,
@@ -107,10 +107,15 @@ class Finished:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
-            timeout=ENDS_WITHIN_SECONDS,
+            start_new_session=True,
         )
-        return cls(" ".join(command), done.returncode, done.stdout)
+        try:
+            output, _ = process.communicate(timeout=ENDS_WITHIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            raise AssertionError(f"`{' '.join(command)}` does not end:\n{output}") from None
+        return cls(" ".join(command), process.returncode, output)
 
     def check(self) -> str:
         """Return what it said, or fail with it."""

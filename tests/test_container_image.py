@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.containers import Archive, Engine, Entry, name_of
-from tests.image_source import SECRET, change
+from tests.image_source import SECRET
 from tests.project import tree
 from tests.releases import once
 
@@ -167,12 +167,9 @@ def addresses_of_this_machine(folder: Path) -> set[str]:
 
 
 def test_changed_code_is_a_small_layer_on_the_same_dependencies(
-    engine: Engine, image_source: Path, saved: Archive, base: list[str], tmp_path: Path
+    engine: Engine, changed_image: str, saved: Archive, base: list[str], tmp_path: Path
 ) -> None:
-    changed = change(image_source, tmp_path / "changed")
-    said = engine.build(changed, "--build-arg=REVISION=4f2c9e1").check()
-    assert " + fastapi==" not in said
-    archive = save(engine, name_of(changed), tmp_path / "changed.tar")
+    archive = save(engine, changed_image, tmp_path / "changed.tar")
     files = archive.files(base)
     names = {name.rpartition("/site-packages/")[2]: name for name in files}
     assert archive.layers[files[names["fastapi/__init__.py"]].layer] in saved.layers
@@ -181,7 +178,7 @@ def test_changed_code_is_a_small_layer_on_the_same_dependencies(
     assert size(new) < 2
     assert b'"changed"' in new[names["chassis/health.py"]].content
     assert b"create_slowly" in new[names["my_service/routers/slow.py"]].content
-    assert archive.config["Labels"]["org.opencontainers.image.revision"] == "4f2c9e1"
+    assert archive.config["Labels"]["org.opencontainers.image.revision"] == "4f2"
 
 
 def test_without_a_lock_the_build_says_how_to_make_one(

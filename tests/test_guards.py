@@ -124,10 +124,3 @@ def test_no_index_or_folder_of_a_machine_is_named(template: Releases) -> None:
         if path.is_file() and ".git" not in path.relative_to(template.repository.path).parts:
             text = path.read_text(encoding="utf-8")
             assert not [word for word in words if word in text], path
-
-
-def test_ci_runs_the_command_of_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    steps = [line.strip(' &\\|{}"') for line in script.splitlines() if ".venv/bin" in line]
-    assert [step for step in steps if step in readme]

@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.project import Outcome, tree, update_and_compare
 from tests.releases import Releases, earlier_and_this, this_and_next
 from tests.repository import FIRST, NEXT, earlier_versions
-from tests.scenarios import SCENARIOS, Scenario
+from tests.scale import FULL
+from tests.scenarios import DOES_NOT_APPLY, IMPORTANT, SCENARIOS, Scenario
 
 COLUMNS = "{:44} {:>6} {:>9} {:>8} {:>6} {:>6} {:>8} {:>6}"
 HEADER = ("scenario", "files", "conflicts", "changed", "back", "lost", "chassis", "s")
@@ -61,17 +62,26 @@ def spread(versions: list[str], most: int = 3) -> list[str]:
 
 
 def main() -> int:
-    """Print a table for each pair; the exit code counts the scenarios that broke a promise."""
+    """Print a table for each pair; the exit code is 1 where a scenario broke a promise."""
     broken = 0
     with tempfile.TemporaryDirectory() as folder:
-        for number, releases in enumerate(pairs(Path(folder))):
+        for number, releases in enumerate(pairs(Path(folder) / "releases")):
             print(f"\n{releases.name}, Copier {version('copier')}\n{COLUMNS.format(*HEADER)}")
-            for scenario in SCENARIOS:
-                row = run(scenario, releases, Path(folder) / f"{number}" / scenario.name)
-                print(row, *row.outcome.problems(), sep="\n    ", flush=True)
-                broken += bool(row.outcome.problems())
-    print(f"\n{broken} scenarios broke a promise")
-    return broken
+            for scenario in SCENARIOS if FULL or number == 0 else IMPORTANT:
+                broken += not kept(scenario, releases, Path(folder) / str(number) / scenario.name)
+    print(f"\nscenarios that broke a promise: {broken}")
+    return int(broken > 0)
+
+
+def kept(scenario: Scenario, releases: Releases, folder: Path) -> bool:
+    """Print a row, and what is wrong with it; tell whether nothing is."""
+    try:
+        row = run(scenario, releases, folder)
+    except DOES_NOT_APPLY as missing:
+        print(f"{scenario.name:44} does not apply: {missing}", flush=True)
+        return True
+    print(row, *row.outcome.problems(), sep="\n    ", flush=True)
+    return not row.outcome.problems()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def make_certificates(folder: Path, *, host: str, user: str) -> Certificates:
         pytest.skip("needs openssl: apt-get install openssl")
     made = Certificates(folder)
     for name in ("ca", "stranger"):
-        _openssl(made, name, "req", "-x509", *DAYS, "-subj", f"/CN={name}", "-out", f"{name}.crt")
+        itself = ("-x509", *DAYS, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        _openssl(made, name, "req", *itself, "-subj", f"/CN={name}", "-out", f"{name}.crt")
     names = ["-addext", f"subjectAltName=DNS:{host}"]
     _sign(made, "server", "-subj", f"/CN={host}", *names)
     _sign(made, "client", "-subj", f"/CN={user}")

@@ -9,7 +9,9 @@ from chassis import ChassisSettings
 
 from tests.postgres import USER
 
+from .bank import Bank
 from .certificates import Certificates, make_certificates
+from .embedded import embedded
 from .servers import Cluster, Pooler, find_programs, pooler, started, tls_options
 
 ReadSettings = Callable[..., ChassisSettings]
@@ -48,7 +50,7 @@ def tls_server(certificates: Certificates) -> Iterator[Cluster]:
     programs, system_user = find_programs()
     options = tls_options(certificates, system_user)
     with started(programs, system_user, *options) as server:
-        server.execute(f"CREATE ROLE certified LOGIN; CREATE DATABASE app OWNER {USER}")
+        server.execute("CREATE ROLE certified LOGIN", f"CREATE DATABASE app OWNER {USER}")
         yield server
 
 
@@ -66,3 +68,19 @@ def transaction_pooler(plain_server: Cluster) -> Iterator[Pooler]:
     """A PgBouncer in transaction mode, with fewer connections than its clients have."""
     with pooler(plain_server, pool_mode="transaction", default_pool_size="5") as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def embedded_server() -> Iterator[Cluster]:
+    """The embedded PostgreSQL, which needs nothing that is installed, and offers no TLS."""
+    with embedded() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def bank(request: pytest.FixtureRequest, tmp_path: Path) -> Bank:
+    """The bank on a database of the test's own, on either backend."""
+    if request.param == "sqlite":
+        return Bank(f"sqlite:///{tmp_path}/bank.db", tmp_path).migrate()
+    server: Cluster = request.getfixturevalue("embedded_server")
+    return Bank(server.url(server.create_database()), tmp_path).migrate()

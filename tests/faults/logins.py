@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from chassis.db import create_database_engine, create_read_engine
 from chassis.db.errors import DatabaseSettingsError, DatabaseUnavailableError
-from chassis.db.migrations import _connect, _engine
+from chassis.db.migrations import open_connection
 from chassis.db.settings import DatabaseSettings
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -58,10 +58,7 @@ async def log_in(settings: DatabaseSettings, create: Create) -> Outcome:
 def log_in_to_migrate(settings: DatabaseSettings) -> Outcome:
     """Log in as Alembic's environment does."""
     try:
-        with (
-            _engine(settings) as engine,
-            _connect(engine, settings.database_migration_target) as connection,
-        ):
+        with open_connection(settings) as connection:
             return Login(*connection.execute(WHO).one())
     except DatabaseSettingsError as error:
         return str(error)

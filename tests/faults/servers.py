@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
@@ -70,9 +70,12 @@ class Cluster:
         self.run("pg_ctl", "stop", "--wait", "-D", str(self.data), "-m", mode)
 
     def kill(self) -> None:
-        """Kill the server and all its processes, as a crash of the machine does."""
-        pid = int((self.data / "postmaster.pid").read_text().split()[0])
-        os.killpg(os.getpgid(pid), signal.SIGKILL)
+        """Kill the server and all its processes, as a crash of its machine does."""
+        pid = (self.data / "postmaster.pid").read_text().split()[0]
+        processes = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for process in (pid, *processes):
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
 
     def promote(self) -> None:
         """Make the standby a primary."""
@@ -84,11 +87,12 @@ class Cluster:
         done = subprocess.run(command, user=self.system_user, capture_output=True, check=False)
         return done.returncode == 0
 
-    def execute(self, statement: str, database: str = "postgres") -> str:
-        """Run statements as the administrator and give their rows."""
+    def execute(self, *statements: str, database: str = "postgres") -> str:
+        """Run statements as the administrator, each by itself, and give their rows."""
         psql = ("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres")
         address = ("-h", str(self.folder), "-p", str(self.port), "-d", database)
-        return self.run(*psql, *address, "-c", statement).strip()
+        commands = [part for statement in statements for part in ("-c", statement)]
+        return self.run(*psql, *address, *commands).strip()
 
     def create_database(self) -> str:
         """Create an empty database that the service's role owns, and give its name."""
@@ -226,10 +230,8 @@ class Relay:
     def close(self) -> None:
         """Cut all connections and take no more."""
         for one in (self._listener, *self._open):
-            try:
+            with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             one.close()
 
     def _accept(self) -> None:
@@ -244,13 +246,11 @@ class Relay:
                 Thread(target=self._pass, args=(source, target), daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
-        try:
+        with suppress(OSError):
             while received := source.recv(65536):
                 if not self.silent:
                     target.sendall(received)
             target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
 
 @contextmanager

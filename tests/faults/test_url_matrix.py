@@ -1,10 +1,11 @@
 """Database URLs in the shapes that platforms hand out: the same outcome on both drivers.
 
 Each is written for a server of the test, on which it is a login with or without TLS, a failure,
-or a refusal with advice; `%` marks what is put in: {user}, {password}, {host}, {port} …
+or a refusal with advice.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -19,18 +20,19 @@ from .conftest import ReadSettings
 from .logins import Login, outcomes
 from .servers import Cluster, Relay, relay
 
-# An address with the default port, for shapes that name none.
-DEFAULT_PORT_HOST = "127.84.69.83"
+# An address of each worker's own for PostgreSQL's own port: some shapes name none.
+DEFAULT_PORT_HOST = f"127.84.69.{83 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:])}"
 LOGIN = "{user}:{password}@{host}:{port}"
 WITHOUT_PORT = "{user}:{password}@{default_host}"
 SOCKET = "{user}:{password}@/app?host={folder}&port={port}"
 
-ENCRYPTED = {"tls": True, "plain": False}
-"""A login on both servers, in TLS where there is any."""
-PLAIN = {"tls": False, "plain": False}
-NEEDS_TLS = {"tls": True, "plain": None}
+# The login on each server: in TLS or not, or none.
+Outcomes = Mapping[str, bool | None]
+ENCRYPTED: Outcomes = {"tls": True, "plain": False}
+PLAIN: Outcomes = {"tls": False, "plain": False}
+NEEDS_TLS: Outcomes = {"tls": True, "plain": None}
 
-WORKS: dict[str, tuple[str, dict[str, bool | None]]] = {
+SHAPES: dict[str, tuple[str, Outcomes]] = {
     "heroku": (f"postgres://{LOGIN}/app", ENCRYPTED),
     "heroku, for node": (f"postgres://{LOGIN}/app?sslmode=require", NEEDS_TLS),
     "neon": (f"postgresql://{LOGIN}/app?sslmode=require&channel_binding=require", NEEDS_TLS),
@@ -118,8 +120,7 @@ WORKS: dict[str, tuple[str, dict[str, bool | None]]] = {
     "the wrong password": ("postgresql://{user}:wrong@{host}:{port}/app", {}),
     "another database": (f"postgresql://{LOGIN}/nowhere", {}),
     "the address that is in no certificate": (
-        "postgresql://{user}:{password}@127.0.0.2:{port}/app"
-        "?sslmode=verify-full&sslrootcert={ca}",
+        "postgresql://{user}:{password}@127.0.0.2:{port}/app?sslmode=verify-full&sslrootcert={ca}",
         {},
     ),
     "a stranger's authority": (
@@ -234,14 +235,13 @@ def default_port(servers: Servers, server: str) -> Iterator[Relay]:
         yield made
 
 
-@pytest.mark.xdist_group("default-port")
 @pytest.mark.usefixtures("default_port")
 @pytest.mark.parametrize("server", ["tls", "plain"])
-@pytest.mark.parametrize("shape", WORKS)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_a_url_has_one_outcome_on_both_drivers(
     servers: Servers, read_settings: ReadSettings, server: str, shape: str
 ) -> None:
-    url, expected = WORKS[shape]
+    url, expected = SHAPES[shape]
     settings = read_settings(APP_DATABASE_URL=servers.write(url, server))
 
     found = outcomes(settings)
@@ -284,7 +284,7 @@ def test_a_url_whose_files_are_wrong_is_refused_before_anything_connects(
 
 
 def test_what_no_driver_honours_is_a_warning(servers: Servers, read_settings: ReadSettings) -> None:
-    shape, _ = WORKS["neon"]
+    shape, _ = SHAPES["neon"]
     (warning,) = read_settings(APP_DATABASE_URL=servers.write(shape, "tls")).database_warnings
 
     assert warning.startswith("APP_DATABASE_URL: asyncpg can't do channel_binding=require")

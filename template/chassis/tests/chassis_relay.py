@@ -15,15 +15,16 @@ class Relay:
         self._server = target.hosts[0]
         self._listener: socket.socket | None = None
         self._open: list[socket.socket] = []
-        self.silent = False
+        self._silent: set[socket.socket] = set()
         self.accepted = 0
         self.port = 0
 
-    def start(self) -> None:
-        """Accept connections, after a stop on the same port again."""
+    def start(self, *, deaf: bool = False) -> None:
+        """Take connections, after a stop on the same port again; deaf, answer none of them."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self._listener.getsockname()[1]
-        Thread(target=self._accept, args=[self._listener], daemon=True).start()
+        if not deaf:
+            Thread(target=self._accept, args=[self._listener], daemon=True).start()
 
     def stop(self) -> None:
         """Cut every connection and refuse new ones, as a server that has gone does."""
@@ -32,6 +33,10 @@ class Relay:
                 _close(one)
         self._listener = None
         self._open.clear()
+
+    def silence(self) -> None:
+        """Swallow what the open connections send, as a firewall that forgot them does."""
+        self._silent.update(self._open)
 
     def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):
@@ -54,8 +59,7 @@ class Relay:
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while received := source.recv(65536):
-                # A firewall that drops packets tells neither side.
-                if not self.silent:
+                if source not in self._silent:
                     target.sendall(received)
         _close(source)
         _close(target)

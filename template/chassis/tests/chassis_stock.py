@@ -1,5 +1,7 @@
 """What the chassis's own tests keep in a database, and the application that they keep it with."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -40,7 +42,12 @@ class Part(Base):
     __tablename__ = "part"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), index=True)
+
+
+def changed(settings: ChassisSettings, **changes: object) -> ChassisSettings:
+    """Give settings that differ in some fields."""
+    return ChassisSettings(**(settings.model_dump(exclude_unset=True) | changes))
 
 
 def create_tables(settings: DatabaseSettings) -> None:
@@ -73,8 +80,34 @@ def engines(app: FastAPI) -> tuple[AsyncEngine, AsyncEngine]:
 
 def checked_out(*engines: AsyncEngine) -> int:
     """Count the connections that are in use."""
-    pools = [engine.sync_engine.pool for engine in engines]
-    return sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
+    return sum(pool_of(engine).checkedout() for engine in engines)
+
+
+def opened(engine: AsyncEngine) -> int:
+    """Count the connections that are open."""
+    return pool_of(engine).checkedin() + pool_of(engine).checkedout()
+
+
+def pool_of(engine: AsyncEngine) -> QueuePool:
+    """Give the pool of an engine."""
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    return pool
+
+
+@asynccontextmanager
+async def threads_ended() -> AsyncIterator[None]:
+    """Wait until no thread is left of those that were started inside.
+
+    Each SQLite connection has one, which ends a moment after the connection was closed.
+    """
+    before = threading.active_count()
+    yield
+    for _ in range(500):
+        if threading.active_count() <= before:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("there are threads left")
 
 
 def register_dialect() -> None:

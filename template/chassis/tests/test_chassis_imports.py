@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
@@ -43,16 +43,21 @@ def imports_that_leave_the_database_layer(root: Path) -> list[str]:
 
 
 def imports_of_strangers(root: Path) -> list[str]:
-    ours = {"chassis", *sys.stdlib_module_names, *required_modules()}
+    required = required_distributions()
+    installed = packages_distributions().items()
+    ours = {"chassis", *sys.stdlib_module_names}
+    ours |= {module for module, names in installed if required & set(map(distribution, names))}
+    # What is not installed, because of an extra, is told by its name: prometheus-client …
+    ours |= {name.replace("-", mark) for name in required for mark in "._"}
     return [
         f"{name} imports {target}"
         for name, target in imported_modules(root, root)
-        if target.split(".")[0] not in ours
+        if ours.isdisjoint(accumulate(target.split("."), "{}.{}".format))
     ]
 
 
-def required_modules() -> set[str]:
-    """Give the modules of what the chassis requires, with what that requires in turn."""
+def required_distributions() -> set[str]:
+    """Give what the chassis requires, with its extras, and what that requires in turn."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     pending = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     required: set[str] = set()
@@ -61,8 +66,7 @@ def required_modules() -> set[str]:
         if name not in required:
             required.add(name)
             pending += requirements_of(name)
-    modules = packages_distributions().items()
-    return {module for module, names in modules if required & set(map(distribution, names))}
+    return required
 
 
 def requirements_of(name: str) -> list[str]:

@@ -2,16 +2,23 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
 
 from .db.health import DatabaseProbe
 from .db.session import open_sessions
-from .errors import add_error_handlers, describe_problems
-from .health import router as health_router
+from .errors import add_error_handlers
+from .health import add_health_routes, add_readiness_check
+from .middleware import RequestMiddleware
+from .openapi import describe_problems, operation_id
 from .settings import ChassisSettings
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
+    from .tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -24,43 +31,95 @@ def create_app(
     `package` is the service's own name, `__name__` of its main module: its migrations are found
     by it. The settings are at `app.state.settings`.
     """
-    package = package.partition(".")[0]
-    app = FastAPI(
-        title=package.replace("_", " ").title(),
-        lifespan=_lifespan,
-        docs_url="/docs" if settings.docs_enabled else None,
-        redoc_url=None,
-        openapi_url="/openapi.json" if settings.docs_enabled else None,
-    )
-    app.state.settings = settings
-    app.state.package = package
+    app = _Application(settings, package.partition(".")[0])
     add_error_handlers(app)
-    _describe_problems(app)
-    for router in (health_router, *routers):
+    add_health_routes(app)
+    add_readiness_check(app, "database", lambda: app.state.database_probe.check())
+    if app.metrics is not None and settings.metrics_port is None:
+        app.add_api_route(settings.metrics_path, app.metrics.expose, include_in_schema=False)
+    for router in routers:
         app.include_router(router)
     return app
 
 
+class _Application(FastAPI):
+    """FastAPI inside the chassis's middleware, with every problem in its OpenAPI document."""
+
+    def __init__(self, settings: ChassisSettings, package: str) -> None:
+        self.metrics = _metrics(settings)
+        self.tracing = _tracing(settings, package)
+        super().__init__(
+            title=package.replace("_", " ").title(),
+            lifespan=_lifespan,
+            docs_url="/docs" if settings.docs_enabled else None,
+            redoc_url=None,
+            openapi_url="/openapi.json" if settings.docs_enabled else None,
+            generate_unique_id_function=operation_id,
+            telemetry=None if self.tracing is None else self.tracing.of_requests,
+        )
+        self.state.settings = settings
+        self.state.package = package
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Put the chassis's middleware around everything, the handler of the last resort too."""
+        settings: ChassisSettings = self.state.settings
+        app = super().build_middleware_stack()
+        if settings.http_cors_origins:
+            app = _allow_origins(app, settings)
+        trace = None if self.tracing is None else self.tracing.traceparent
+        return RequestMiddleware(app, settings, metrics=self.metrics, trace=trace)
+
+    def openapi(self) -> dict[str, Any]:
+        """Build the document once."""
+        if self.openapi_schema is None:
+            describe_problems(super().openapi(), self)
+        return self.openapi_schema or {}
+
+
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: _Application) -> AsyncIterator[None]:
     settings: ChassisSettings = app.state.settings
     logger.info(settings.describe_database())
     for warning in settings.database_warnings:
         logger.warning(warning)
-    async with open_sessions(settings) as app.state.sessions:
-        probe = app.state.database_probe = DatabaseProbe(settings, app.state.package)
-        try:
-            yield
-        finally:
-            await probe.dispose()
+    async with AsyncExitStack() as stack:
+        sessions = await stack.enter_async_context(open_sessions(settings))
+        probe = DatabaseProbe(settings, app.state.package)
+        stack.push_async_callback(probe.dispose)
+        app.state.sessions, app.state.database_probe = sessions, probe
+        for part in (app.metrics, app.tracing):
+            if part is not None:
+                await stack.enter_async_context(part.watch(sessions, settings))
+        yield
 
 
-def _describe_problems(app: FastAPI) -> None:
-    document = app.openapi
+# What follows is imported where it is switched on: it costs time at the start, and memory.
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = describe_problems(document())
-        return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]
+def _metrics(settings: ChassisSettings) -> "Metrics | None":
+    if not settings.metrics_enabled:
+        return None
+    from .metrics import process_metrics
+
+    return process_metrics()
+
+
+def _tracing(settings: ChassisSettings, package: str) -> "Tracing | None":
+    if not settings.tracing_enabled:
+        return None
+    from .tracing import Tracing
+
+    return Tracing(package)
+
+
+def _allow_origins(app: ASGIApp, settings: ChassisSettings) -> ASGIApp:
+    from starlette.middleware.cors import CORSMiddleware
+
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.http_cors_origins,
+        allow_methods=settings.http_cors_methods,
+        allow_headers=settings.http_cors_headers,
+        allow_credentials=settings.http_cors_credentials,
+        expose_headers=(settings.http_request_id_header,),
+    )

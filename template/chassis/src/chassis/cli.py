@@ -1,8 +1,11 @@
 """The commands of a service: serve, dev and migrate."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -11,7 +14,7 @@ from pydantic_settings import SettingsError
 
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from .db.settings import DatabaseSettings
-from .logs import configure_logging
+from .logs import LogOptions, configure_logging
 from .settings import ChassisSettings
 from .variables import explain, unread_variables
 
@@ -45,9 +48,9 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
     group = ServiceGroup(
         help="Run this service. Its settings are APP_* variables, also in .env.",
         params=[version],
-        context_settings={"obj": Service(app, settings), "max_content_width": 80},
+        context_settings={"obj": Service(app, settings)},
     )
-    for command in (serve, dev, migrate):
+    for command in (serve, dev, migrate, chassis):
         group.add_command(command)
     return group
 
@@ -67,6 +70,12 @@ class Service:
 
 class InvalidSettingsError(click.ClickException):
     """The settings are wrong; the same exit code as for wrong options."""
+
+    exit_code = 2
+
+
+class UnknownOriginError(click.ClickException):
+    """Where the chassis came from can't be told."""
 
     exit_code = 2
 
@@ -124,16 +133,81 @@ def dev(service: Service, host: str | None, port: int | None) -> None:
 def migrate(service: Service, wait: bool) -> None:
     """Bring the database's schema up to date."""
     _warn(service)
-    configure_logging("INFO")
+    configure_logging(LogOptions())
     _migrate(service, wait=wait)
 
 
 def _prepare(service: Service, **options: str | int | None) -> ChassisSettings:
     _warn(service)
     settings = _read(service.settings)
-    configure_logging(settings.log_level)
+    configure_logging(LogOptions.of(settings))
     given = {name: value for name, value in options.items() if value is not None}
     return settings.model_copy(update=given)
+
+
+@click.group()
+def chassis() -> None:
+    """Compare chassis/ with its release, and this service with a newer one."""
+
+
+@chassis.command()
+def status() -> None:
+    """Name the files of chassis/ that were changed by hand.
+
+    Exits with 0 where there are none, with 1 where there are, with 2 where it can't tell.
+    """
+    from .origin import OriginError, find_changes, find_origin, newest_release, place_for
+
+    with _explained():
+        origin = find_origin(Path.cwd())
+        changes = find_changes(origin)
+    click.echo(f"chassis {_chassis_version()}, rendered from {origin.version} of {origin.source}")
+    for path in changes.edited:
+        click.echo(f"edited   {path}\n         {place_for(path)}")
+    for path in changes.deleted:
+        click.echo(f"deleted  {path}\n         git checkout brings it back")
+    for path in changes.added:
+        click.echo(f"added    {path}\n         {place_for(path)}")
+    try:
+        newest = newest_release(origin)
+    except OriginError as error:
+        click.echo(f"newest release: unknown, {error}")
+    else:
+        click.echo(_compared(newest, origin.version))
+    if changes:
+        raise SystemExit(1)
+    click.echo("chassis/ is as it was rendered")
+
+
+def _compared(newest: str | None, version: str) -> str:
+    if newest is None:
+        return "newest release: the template has none yet"
+    if newest == version:
+        return "newest release: this one"
+    return f"newest release: {newest}; `copier update` takes it"
+
+
+@chassis.command()
+def diff() -> None:
+    """Show what the newest release would render otherwise, outside chassis/.
+
+    An update never changes these files; take by hand what you like. Changes nothing. Copier is
+    needed: the one on the PATH, else uvx.
+    """
+    from .origin import diff_with_newest, find_origin
+
+    with _explained():
+        click.echo(diff_with_newest(find_origin(Path.cwd())), nl=False)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    from .origin import OriginError
+
+    try:
+        yield
+    except OriginError as error:
+        raise UnknownOriginError(str(error)) from error
 
 
 def _warn(service: Service) -> None:
@@ -175,11 +249,16 @@ def _migrate(service: Service, *, wait: bool) -> None:
 def _print_versions(context: click.Context, option: click.Parameter, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
+    service: Service = context.obj
+    versions = f"{_version_of(service.package)}, chassis {_chassis_version()}"
+    click.echo(f"{context.info_name} {versions}")
+    context.exit()
+
+
+def _chassis_version() -> str:
     from . import __version__
 
-    service: Service = context.obj
-    click.echo(f"{context.info_name} {_version_of(service.package)}, chassis {__version__}")
-    context.exit()
+    return __version__
 
 
 def _version_of(package: str) -> str:

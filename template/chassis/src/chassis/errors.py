@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from .context import current_request
 from .db.errors import (
     DatabaseUnavailableError,
     Failure,
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+
+_REGISTERED = frozenset(HTTPStatus)
 
 _DETAILS = {
     Failure.UNAVAILABLE: (503, "The database can't serve this request now; try again."),
@@ -47,14 +50,13 @@ class Problem(BaseModel):
     title: str = Field(description="The status in words.")
     status: int = Field(description="The HTTP status code.")
     detail: str | None = Field(None, description="What went wrong this time.")
+    request_id: str | None = Field(None, description="The request's name in the logs.")
     errors: list[InvalidInput] | None = Field(None, description="What is wrong with the input.")
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Document the problems a route answers with: `responses=problem_responses(404, 409)`."""
-    return {
-        status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses
-    }
+    return {status: {"model": Problem, "description": _title(status)} for status in statuses}
 
 
 def problem_response(
@@ -65,13 +67,12 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Build the answer for a problem; a 503 gets `Retry-After`."""
-    content: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-    }
+    content: dict[str, Any] = {"type": "about:blank", "title": _title(status), "status": status}
     if detail is not None and detail != content["title"]:
         content["detail"] = detail
+    request = current_request()
+    if request is not None and request.request_id is not None:
+        content["request_id"] = request.request_id
     if errors is not None:
         content["errors"] = errors
     headers = dict(headers or {})
@@ -81,7 +82,7 @@ def problem_response(
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer with problem details, whatever goes wrong, and say so in the OpenAPI document."""
+    """Answer with problem details, whatever goes wrong."""
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
@@ -89,31 +90,6 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ReadOnlySessionError, _on_database_error)
     app.add_exception_handler(NestedWriteScopeError, _on_database_error)
     app.add_exception_handler(Exception, _on_bug)
-
-
-def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """Rewrite an OpenAPI document: errors are problems, of their own media type."""
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    for model in (InvalidInput, Problem):
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema.pop("$defs", None)
-        schemas[model.__name__] = schema
-    for path in document.get("paths", {}).values():
-        for operation in path.values():
-            _describe_operation(operation)
-    return document
-
-
-def _describe_operation(operation: dict[str, Any]) -> None:
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for status, response in operation.get("responses", {}).items():
-        schemas = response.get("content", {}).get("application/json", {}).get("schema", {})
-        if schemas.get("$ref", "").endswith(("/HTTPValidationError", "/Problem")):
-            response["content"] = content
-            if status == "422":
-                response["description"] = HTTPStatus.UNPROCESSABLE_ENTITY.phrase
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -136,12 +112,17 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
     if failure not in _DETAILS:
         raise error
     status, detail = _DETAILS[failure]
-    logger.warning("%s %s: %s: %s", request.method, request.url.path, status, _summary(error))
+    logger.warning("%s %s: %s: %s", request.method, request.scope["path"], status, _summary(error))
     return problem_response(status, detail)
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     return problem_response(500, "Something went wrong here, not with the request.")
+
+
+def _title(status: int) -> str:
+    # Not every status in use is a registered one: 499, 520 …
+    return HTTPStatus(status).phrase if status in _REGISTERED else f"Status {status}"
 
 
 def _summary(error: Exception) -> str:

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -25,7 +26,7 @@ from uvicorn.supervisors import ChangeReload
 from .db.budget import report_budget
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from .errors import problem_response
-from .logs import configure_logging
+from .logs import LogOptions, configure_logging
 from .settings import ChassisSettings
 from .variables import explain
 
@@ -46,7 +47,8 @@ def run(app: str, settings: ChassisSettings, *, reload: bool = False) -> None:
     if reload:
         ChangeReload(config, server.run, [config.bind_socket()]).run()
     elif config.workers > 1:
-        Supervisor(server, config.bind_socket()).run()
+        with _shared_metrics(settings) as forget:
+            Supervisor(server, config.bind_socket(), forget).run()
     else:
         server.run()
 
@@ -72,6 +74,14 @@ def create_config(app: str, settings: ChassisSettings, *, reload: bool = False) 
     )
 
 
+def _shared_metrics(settings: ChassisSettings) -> AbstractContextManager[Callable[[int], object]]:
+    if not settings.metrics_enabled:
+        return nullcontext(lambda process: None)
+    from .metrics import share_metrics
+
+    return share_metrics(settings)
+
+
 def _source_folders(app: str) -> list[str]:
     packages = (app.partition(":")[0].partition(".")[0], __package__ or "")
     specs = [find_spec(package) for package in packages]
@@ -91,13 +101,13 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.draining = False
         self._settings = type(settings)
-        self._log_level = settings.log_level
+        self._log_options = LogOptions.of(settings)
         self._drain_seconds = settings.server_drain_seconds
         self._drained_at: float | None = None
 
     def run(self, sockets: list[socket] | None = None) -> None:
         """Serve until a signal; this is also what a worker process runs."""
-        configure_logging(self._log_level)
+        configure_logging(self._log_options)
         self.config.configure_logging()
         _stop_with_parent()
         try:
@@ -204,9 +214,10 @@ class Supervisor:
     signal, holds the socket open while they stop, and exits with 0 where none can start.
     """
 
-    def __init__(self, server: Server, sock: socket) -> None:
+    def __init__(self, server: Server, sock: socket, on_death: Callable[[int], object]) -> None:
         self._server = server
         self._socket = sock
+        self._on_death = on_death
         self._workers: list[SpawnProcess] = []
         self._signals: list[int] = []
         self._stopping = False
@@ -241,6 +252,7 @@ class Supervisor:
 
     def _bury(self, worker: SpawnProcess) -> None:
         self._workers.remove(worker)
+        self._on_death(worker.pid or 0)
         if self._stopping:
             return
         if worker.exitcode == START_FAILED:

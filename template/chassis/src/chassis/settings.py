@@ -1,14 +1,23 @@
 """The settings that every service has, and the guard on the classes that extend them."""
 
 import inspect
+import re
 from ipaddress import ip_network
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from .db.settings import DatabaseSettings, Seconds
 
+
+def _split(value: object) -> object:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+# Written with commas between: a.example.com,b.example.com
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 # Migrations read DatabaseSettings and not the service's class: a service that changed one of these
 # would migrate another database than the one it uses.
@@ -36,13 +45,54 @@ class ChassisSettings(DatabaseSettings):
     server_drain_seconds: Seconds = 0
     server_graceful_timeout_seconds: Annotated[int, Field(ge=0)] = 20
     server_trusted_proxies: str = "127.0.0.1"
+
+    http_allowed_hosts: Names = ("*",)
+    http_cors_origins: Names = ()
+    http_cors_methods: Names = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    http_cors_headers: Names = ("Authorization", "Content-Type", "X-Request-ID", "traceparent")
+    http_cors_credentials: bool = False
+    http_hsts_seconds: Annotated[int, Field(ge=0)] = 0
+    http_max_body_bytes: Annotated[int, Field(ge=0)] = 1024 * 1024
+    http_request_id: bool = True
+    http_request_id_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "X-Request-ID"
+    http_request_id_trusted: bool = True
+    http_request_timeout_seconds: Seconds = 30
+    http_security_headers: bool = True
+
+    log_access: bool = True
+    log_format: Literal["auto", "json", "text"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    metrics_enabled: bool = False
+    metrics_path: Annotated[str, Field(pattern=r"^/[\w/.-]+$")] = "/metrics"
+    metrics_port: Port | None = None
+    tracing_enabled: bool = False
     docs_enabled: bool = True
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _in_capitals(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("http_cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^\s/*?#@]+", origin):
+                raise ValueError(
+                    "must be origins with commas between, each a scheme and a host without a path, "
+                    "such as https://app.example.com; or * alone"
+                )
+        return origins
+
+    @model_validator(mode="after")
+    def _check_credentials(self) -> Self:
+        named = {*self.http_cors_origins, *self.http_cors_methods, *self.http_cors_headers}
+        if self.http_cors_credentials and "*" in named:
+            raise ValueError(
+                "APP_HTTP_CORS_CREDENTIALS: with credentials every origin, method and header must "
+                "be named; replace the * in APP_HTTP_CORS_ORIGINS, _METHODS or _HEADERS"
+            )
+        return self
 
     @field_validator("server_trusted_proxies")
     @classmethod

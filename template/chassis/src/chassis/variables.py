@@ -36,7 +36,7 @@ def unread_variables(settings: SettingsClass) -> Iterator[str]:
     """Give a warning for each variable that looks like a setting and is none; never its value."""
     environment = _names(EnvSettingsSource(settings))
     dotenv = _names(DotEnvSettingsSource(settings)) - environment
-    known = {name for field in settings.model_fields for name in _variables(settings, field)}
+    known = {name for field in settings.model_fields for name in variables_of(settings, field)}
     for name in sorted(environment | dotenv):
         place = " in .env" if name in dotenv else ""
         if name.startswith(_prefix(settings)) and not _is_known(name, known, settings):
@@ -49,15 +49,24 @@ def unread_variables(settings: SettingsClass) -> Iterator[str]:
             yield f"{name} in .env is not read; name it {ours}"
 
 
-def _names(source: EnvSettingsSource) -> set[str]:
-    return {name.upper() for name in source.env_vars}
+def source_of(settings: DatabaseSettings, field: str) -> str:
+    """Say where the value of a field came from: the environment, .env, a file, or its default."""
+    kind = type(settings)
+    names = set(variables_of(kind, field))
+    if field in kind.platform_variables or names & _names(EnvSettingsSource(kind)):
+        return "environment"
+    if names & _names(DotEnvSettingsSource(kind)):
+        return ".env"
+    folder = settings.secrets_dir
+    if folder.is_dir() and names & {file.name.upper() for file in folder.iterdir()}:
+        return f"a file in {folder}"
+    if field not in settings.model_fields_set:
+        return "default"
+    return settings.secrets_source or "code"
 
 
-def _prefix(settings: SettingsClass) -> str:
-    return settings.model_config.get("env_prefix", "").upper()
-
-
-def _variables(settings: SettingsClass, field: str) -> tuple[str, ...]:
+def variables_of(settings: SettingsClass, field: str) -> tuple[str, ...]:
+    """Give the names of the variables that a field is read from."""
     if field in settings.platform_variables:
         return (settings.platform_variables[field],)
     match settings.model_fields[field].validation_alias:
@@ -67,6 +76,14 @@ def _variables(settings: SettingsClass, field: str) -> tuple[str, ...]:
             return tuple(choice.upper() for choice in choices if isinstance(choice, str))
         case _:
             return (f"{_prefix(settings)}{field.upper()}",)
+
+
+def _names(source: EnvSettingsSource) -> set[str]:
+    return {name.upper() for name in source.env_vars}
+
+
+def _prefix(settings: SettingsClass) -> str:
+    return settings.model_config.get("env_prefix", "").upper()
 
 
 def _is_known(name: str, known: set[str], settings: SettingsClass) -> bool:
@@ -89,7 +106,7 @@ def _line(found: Any, settings: SettingsClass) -> str:
     if field is None:
         return f"{str(name).upper()}: {_message(found)}"
     message = (None if inner else _number(found, field)) or _message(found)
-    return f"{_variables(settings, name)[0]}: {message}"
+    return f"{variables_of(settings, name)[0]}: {message}"
 
 
 def _message(found: Any) -> str:
@@ -126,4 +143,4 @@ def _unreadable(error: SettingsError, settings: SettingsClass) -> str:
     field = re.search(r'field "(\w+)"', str(error))
     if field is None or field[1] not in settings.model_fields:
         return str(error)
-    return f'{_variables(settings, field[1])[0]}: must be JSON, such as ["a", "b"]'
+    return f'{variables_of(settings, field[1])[0]}: must be JSON, such as ["a", "b"]'

@@ -1,10 +1,11 @@
-"""The connections that a service may open, against those that its PostgreSQL servers allow."""
+"""The connections that a service may open, against those that its database allows."""
 
 import logging
 from dataclasses import dataclass
 
 from sqlalchemy import text
 
+from . import sqlite
 from .engine import create_probe_engine
 from .postgres import uses_pgbouncer
 from .settings import DatabaseSettings
@@ -44,10 +45,12 @@ class Budget:
 
 
 async def report_budget(settings: DatabaseSettings, *, processes: int) -> None:
-    """Log the budget of each server, with a warning where it does not fit.
+    """Log the budget of each server, or SQLite's version, with a warning where it does not fit.
 
     Logs nothing of a server that does not answer: readiness does.
     """
+    if settings.database_target.backend == "sqlite":
+        sqlite.report_version(processes)
     for target, needed in needs(settings, processes=processes):
         try:
             _log(settings, await ask_budget(settings, target, needed))
@@ -75,7 +78,9 @@ async def ask_budget(settings: DatabaseSettings, target: DatabaseTarget, needed:
 
     Such a pooler is told by two idle connections that share a server process.
     """
-    engine = create_probe_engine(settings, target, pool_size=2)
+    # As behind a pooler: with what a pooler breaks, this could not ask whether there is one.
+    cautious = settings.model_copy(update={"database_pgbouncer": True})
+    engine = create_probe_engine(cautious, target, pool_size=2)
     try:
         async with engine.connect() as one, engine.connect() as other:
             allowed = (await one.execute(_ALLOWED)).scalar_one()

@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from . import connections, postgres, sqlite
-from .errors import DatabaseSettingsError
+from .errors import DatabaseSettingsError, Failure, ReadOnlySessionError, classify
+from .pool import Pool
 from .settings import DatabaseSettings
+from .statements import observe_statements
 from .urls import DatabaseTarget
 
 READ_ONLY = "chassis_read_only"
@@ -56,13 +59,15 @@ def _read_engine(
     }
     match target.backend:
         case "sqlite":
-            return _sqlite_engine(settings, target, read_only=True, **options)
+            engine = _sqlite_engine(settings, target, read_only=True, **options)
         case "postgres":
-            return _pooled_engine(settings, target, read_only=True, **options)
+            engine = _pooled_engine(settings, target, read_only=True, **options)
         case "custom":
             raise DatabaseSettingsError(
                 "APP_DATABASE_URL: a custom database has one engine; use create_database_engine"
             )
+    _translate_refused_writes(engine.sync_engine)
+    return engine
 
 
 def _sqlite_engine(
@@ -79,11 +84,15 @@ def _sqlite_engine(
         max_overflow=0,
         pool_timeout=settings.database_pool_timeout,
         pool_use_lifo=True,
+        poolclass=Pool,
         **options,
     )
     sqlite.configure_connections(engine.sync_engine, settings, read_only=read_only)
     sqlite.free_lock_on_cancellation(engine.sync_engine)
+    if not read_only:
+        sqlite.optimize_on_close(engine.sync_engine)
     connections.connect_once(engine.sync_engine, target)
+    observe_statements(engine.sync_engine, settings.database_slow_query_seconds)
     return engine
 
 
@@ -103,12 +112,14 @@ def _pooled_engine(
         pool_timeout=settings.database_pool_timeout,
         pool_recycle=settings.database_pool_recycle,
         pool_use_lifo=True,
+        poolclass=Pool,
         **options,
     )
     if target.backend == "postgres":
         _connect_to_postgres(engine.sync_engine, settings, target, read_only=read_only)
     else:
         connections.connect_once(engine.sync_engine, target)
+    observe_statements(engine.sync_engine, settings.database_slow_query_seconds)
     return engine
 
 
@@ -125,3 +136,13 @@ def _connect_to_postgres(
         postgres.check_connections(engine, settings)
     if not read_only:
         postgres.leave_demoted_servers(engine)
+
+
+def _translate_refused_writes(engine: Engine) -> None:
+    """Make the server's refusal of textual SQL the error that a read session raises itself."""
+
+    @event.listens_for(engine, "handle_error")
+    def handle(context: ExceptionContext) -> None:
+        error = context.sqlalchemy_exception
+        if error is not None and classify(error) is Failure.READ_ONLY:
+            raise ReadOnlySessionError from context.original_exception

@@ -26,6 +26,9 @@ class DatabaseSettingsError(ValueError):
 class ReadOnlySessionError(Exception):
     """Something that only a write session can do was asked of a read session."""
 
+    def __init__(self, message: str = "a read session can't write: take DbSession instead") -> None:
+        super().__init__(message)
+
 
 class NestedWriteScopeError(Exception):
     """A task opened a second write scope on SQLite while it holds one: it would wait for itself."""

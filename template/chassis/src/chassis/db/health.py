@@ -52,19 +52,20 @@ class DatabaseProbe:
     async def _ask(self) -> str | None:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                current = await self._current_revisions()
+                current = await self.current_revisions()
         except Exception as error:
             logger.warning("the database does not answer: %s", type(error).__name__)
             logger.debug("the error of the readiness probe", exc_info=True)
             return "the database does not answer"
         if not self._schema_is_current:
-            load = partial(_behind, self._package, self._settings, current)
+            load = partial(is_behind, self._package, self._settings, current)
             if await asyncio.to_thread(load):
                 return "the database's schema is behind the code: run the migrations"
             self._schema_is_current = True
         return None
 
-    async def _current_revisions(self) -> frozenset[str]:
+    async def current_revisions(self) -> frozenset[str]:
+        """Give the database's revisions, none where no migration has run."""
         async with self._engine.connect() as connection:
             try:
                 return frozenset((await connection.scalars(_CURRENT)).all())
@@ -74,7 +75,7 @@ class DatabaseProbe:
                 raise
 
 
-def _behind(package: str, settings: DatabaseSettings, current: Iterable[str]) -> bool:
+def is_behind(package: str, settings: DatabaseSettings, current: Iterable[str]) -> bool:
     """Say whether the code knows a later revision; a database newer than the code is not behind."""
     from alembic.script import ScriptDirectory
 

@@ -7,9 +7,12 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, pool, text
+from sqlalchemy import JSON, Connection, Engine, MetaData, create_engine, pool, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import dialect as postgres_dialect
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from . import connections, postgres, sqlite
@@ -24,10 +27,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_POSTGRES = postgres_dialect()  # type: ignore[no-untyped-call]
+
 # Any number that nothing else in the database uses: ASCII "chassis" as an integer.
 LOCK_KEY = int.from_bytes(b"chassis", "big")
 _POLL_SECONDS = 0.2
 _LONGEST_BACKOFF_SECONDS = 2.0
+# libpq gives no SQLSTATE of a connection that was refused, only the server's words.
+_REFUSED = ("authentication failed", "does not exist", "no password supplied", "no pg_hba.conf")
 _POOLER = (
     "APP_ALEMBIC_DATABASE_URL: migrations can't run through a transaction pooler (PgBouncer), "
     "where their lock is lost; set it to the URL of the database itself"
@@ -67,16 +74,35 @@ def run_migrations(metadata: MetaData | Sequence[MetaData], settings: DatabaseSe
     ):
         context.configure(connection=connection, **options)
         with context.begin_transaction():
+            if settings.database_sqlite_backup_before_migrate and target.backend == "sqlite":
+                _back_up(context, connection, target)
             context.run_migrations()
-            if target.backend == "sqlite":
+            if target.backend == "sqlite" and settings.database_sqlite_foreign_keys:
                 _check_foreign_keys(connection)
 
 
 def upgrade(package: str, settings: DatabaseSettings, revision: str = "head") -> None:
-    """Upgrade the database of a service's package to a revision."""
-    from alembic import command
+    """Upgrade the database of a service's package to a revision.
 
-    command.upgrade(alembic_config(package, settings), revision)
+    A database that is newer than the code is left alone, as a rollback needs it.
+    Raises alembic.util.CommandError where there is not exactly one head.
+    """
+    from alembic import command
+    from alembic.script.revision import ResolutionError
+    from alembic.util import CommandError
+
+    config = alembic_config(package, settings)
+    find_head(config)
+    try:
+        command.upgrade(config, revision)
+    except CommandError as error:
+        if revision != "head" or not isinstance(error.__cause__, ResolutionError):
+            raise
+        logger.warning(
+            "the database is at revision %s, which this code does not have: it is newer, as after "
+            "a rollback, or another service's; nothing was migrated",
+            error.__cause__.argument,
+        )
 
 
 def downgrade(package: str, settings: DatabaseSettings, revision: str) -> None:
@@ -94,6 +120,28 @@ def alembic_config(package: str, settings: DatabaseSettings) -> "Config":
     config.set_main_option("script_location", f"{package}:migrations")
     config.set_main_option("path_separator", "os")
     return config
+
+
+def find_head(config: "Config") -> str:
+    """Give the revision that the code needs.
+
+    Raises alembic.util.CommandError for none, which Alembic lets pass, and for several.
+    """
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    heads = ScriptDirectory.from_config(config).get_heads()
+    if len(heads) > 1:
+        raise CommandError(
+            f"the migrations have {len(heads)} heads, {', '.join(sorted(heads))}: join them with "
+            "alembic merge heads -m merge"
+        )
+    if not heads:
+        raise CommandError(
+            "there is no revision in migrations/versions: make the first with alembic revision "
+            "--autogenerate; where there is one, the package was installed without it"
+        )
+    return heads[0]
 
 
 def wait_for_database(settings: DatabaseSettings) -> None:
@@ -114,6 +162,27 @@ def wait_for_database(settings: DatabaseSettings) -> None:
                 logger.info("waiting for the database: %s", error)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_BACKOFF_SECONDS)
+
+
+@contextmanager
+def open_connection(settings: DatabaseSettings) -> Iterator[Connection]:
+    """Open a connection as migrations do. Raises DatabaseUnavailableError where it can't."""
+    with (
+        _engine(settings) as engine,
+        _connect(engine, settings.database_migration_target) as connection,
+    ):
+        yield connection
+
+
+def check_connections(settings: DatabaseSettings) -> str:
+    """Connect as migrations do and give the driver's name.
+
+    Raises DatabaseUnavailableError where that fails, DatabaseSettingsError behind a pooler.
+    """
+    with open_connection(settings) as one, open_connection(settings) as other:
+        if one.dialect.name == "postgresql":
+            _refuse_noticed_pooler(one, other)
+        return one.dialect.driver
 
 
 @contextmanager
@@ -202,6 +271,21 @@ def _acquire(connection: Connection, seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def _back_up(context: Any, connection: Connection, target: DatabaseTarget) -> None:
+    """Copy the file where the command is to change its revision."""
+    from alembic.util import to_tuple
+
+    try:
+        wanted = set(to_tuple(context.get_revision_argument(), ()))
+    except KeyError:
+        return
+    current = set(context.get_context().get_current_heads())
+    known = {script.revision for script in context.script.walk_revisions()}
+    if current != wanted and current <= known:
+        copy = sqlite.back_up(connection, Path(target.url.database or ""))
+        logger.info("backup before the migration: %s", copy or "none, the database is empty")
+
+
 def _check_foreign_keys(connection: Connection) -> None:
     rows = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     if rows:
@@ -213,11 +297,19 @@ def _check_foreign_keys(connection: Connection) -> None:
 
 def _render_item(kind: str, item: Any, context: "AutogenContext") -> str | Literal[False]:
     """Write chassis types as SQLAlchemy's: a revision must outlive the chassis it was made with."""
-    if kind == "type" and isinstance(item, UTCDateTime):
+    if kind != "type":
+        return False
+    if isinstance(item, UTCDateTime):
         return "sa.DateTime(timezone=True)"
+    if type(item) is JSON and isinstance(item.dialect_impl(_POSTGRES), JSONB):
+        # Alembic's own rendering of a variant lacks an import.
+        context.imports.add("from sqlalchemy.dialects import postgresql")
+        return 'sa.JSON().with_variant(postgresql.JSONB(), "postgresql")'
     return False
 
 
 def _is_hopeless(error: DatabaseUnavailableError) -> bool:
     cause = error.__cause__
-    return isinstance(cause, DBAPIError) and sqlstate(cause).startswith(HOPELESS)
+    return isinstance(cause, DBAPIError) and (
+        sqlstate(cause).startswith(HOPELESS) or any(words in str(cause.orig) for words in _REFUSED)
+    )

@@ -141,7 +141,7 @@ def _socket_options(given: Mapping[str, str]) -> list[tuple[int, int, int]]:
 def _ping(driver: Any, timeout: float) -> None:
     try:
         # The simple protocol: one round trip, no prepared statement, no transaction.
-        await_only(driver.execute("", timeout=timeout))
+        await_only(driver.execute("SELECT 1", timeout=timeout))
     except Exception as error:
         raise InvalidatePoolError("the connection died while it was idle") from error
 

@@ -4,6 +4,7 @@ The clients are extras of the distribution, imported where a store is named and 
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -87,6 +88,8 @@ def read_aws_secrets_manager(settings: Settings, name: str) -> Values:
 
 def read_aws_parameter_store(settings: Settings, path: str) -> Values:
     """Read the parameters below a path, one for each variable."""
+    if not path.startswith("/"):
+        raise SettingsError(f"{_VARIABLE}: is written aws-parameter-store:/path")
     return AWSSystemsManagerSettingsSource(settings, path, case_sensitive=False)()
 
 
@@ -106,9 +109,7 @@ def read_gcp_secret_manager(settings: Settings, project: str, client: Any = None
 def read_azure_key_vault(settings: Settings, url: str, credential: Any = None) -> Values:
     """Read the secrets of a vault, one for each variable, with hyphens for its underscores."""
     if credential is None:
-        from azure.identity import DefaultAzureCredential
-
-        credential = DefaultAzureCredential()
+        credential = import_module("azure.identity").DefaultAzureCredential()
     return AzureKeyVaultSettingsSource(settings, url, credential, dash_to_underscore=True)()
 
 

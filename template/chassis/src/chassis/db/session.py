@@ -11,8 +11,10 @@ from fastapi import Depends
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
+from sqlalchemy.util.concurrency import in_greenlet
 from starlette.requests import HTTPConnection
 
 from .engine import READ_ONLY, create_database_engine, create_read_engine
@@ -28,6 +30,12 @@ class Sessions:
 
     write: SessionFactory
     read: SessionFactory
+
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """Both engines, by what they are for."""
+        factories = {"write": self.write, "read": self.read}
+        return {name: factory.kw["bind"].sync_engine for name, factory in factories.items()}
 
 
 @asynccontextmanager
@@ -135,8 +143,15 @@ def _writes(dependant: Dependant) -> bool:
     return dependant.call is get_db_session or any(map(_writes, dependant.dependencies))
 
 
+def uses_session(dependant: Dependant) -> bool:
+    """Say whether anything in a route's dependencies asks for a session."""
+    calls = (get_db_session, get_db_read_session)
+    return dependant.call in calls or any(map(uses_session, dependant.dependencies))
+
+
 def _warn_of_uncommitted_changes(session: AsyncSession, connection: HTTPConnection) -> None:
-    if session.new or session.dirty or session.deleted or _UNCOMMITTED in session.info:
+    changed = any(map(session.is_modified, session.dirty))
+    if session.new or changed or session.deleted or _UNCOMMITTED in session.info:
         route = getattr(connection.scope.get("route"), "path", connection.scope["path"])
         method = connection.scope.get("method", "WEBSOCKET")
         warnings.warn(
@@ -202,14 +217,29 @@ def _forget(session: Session, transaction: SessionTransaction) -> None:
 
 @event.listens_for(_ReadSession, "before_flush")
 def _refuse_flush(session: Session, context: UOWTransaction, instances: object) -> None:
-    raise ReadOnlySessionError("a read session can't write: take DbSession in this handler")
+    raise ReadOnlySessionError
 
 
 @event.listens_for(_ReadSession, "do_orm_execute")
 def _refuse_statement(state: ORMExecuteState) -> None:
     if state.is_insert or state.is_update or state.is_delete:
-        raise ReadOnlySessionError("a read session can't write: take DbSession in this handler")
+        raise ReadOnlySessionError
     if getattr(state.statement, "_for_update_arg", None) is not None:
         raise ReadOnlySessionError("with_for_update() needs a transaction: take DbSession")
-    if state.execution_options.get("stream_results"):
+    if state.execution_options.get("stream_results") or state.execution_options.get("yield_per"):
         raise ReadOnlySessionError("streaming needs a transaction: take DbSession")
+
+
+@event.listens_for(_WriteSession, "do_orm_execute")
+@event.listens_for(_ReadSession, "do_orm_execute")
+def _explain_lazy_load(state: ORMExecuteState) -> None:
+    """Say what to do where SQLAlchemy would say that greenlet_spawn has not been called."""
+    if in_greenlet() or not (state.is_relationship_load or state.is_column_load):
+        return
+    owner = state.bind_mapper.class_.__name__ if state.bind_mapper else "an object"
+    name = getattr(state.loader_strategy_path, "prop", f"a column of {owner}")
+    raise MissingGreenlet(
+        f"{name} was not loaded with its object, and an attribute can't wait for the database: "
+        "name it in the query, .options(selectinload(…)) or undefer(…), "
+        "or await session.refresh(object, [attribute])"
+    )

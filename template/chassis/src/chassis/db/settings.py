@@ -93,6 +93,7 @@ class DatabaseSettings(BaseSettings):
     database_statement_timeout_seconds: Seconds = 30
     database_lock_timeout_seconds: Seconds = 5
     database_idle_in_transaction_timeout_seconds: Seconds = 60
+    database_slow_query_seconds: Seconds = 0.5
     database_application_name: str | None = None
     database_wait_seconds: Seconds = 60
     database_echo: bool = False
@@ -106,6 +107,7 @@ class DatabaseSettings(BaseSettings):
     database_sqlite_foreign_keys: bool = True
     database_sqlite_cache_size: int | None = None
     database_sqlite_mmap_size: Annotated[int, Field(ge=0)] | None = None
+    database_sqlite_backup_before_migrate: bool = False
 
     _target: DatabaseTarget = PrivateAttr()
     _read_target: DatabaseTarget = PrivateAttr()
@@ -125,6 +127,12 @@ class DatabaseSettings(BaseSettings):
     def database_migration_target(self) -> DatabaseTarget:
         """The database that Alembic uses: never a pooler, where one is named besides it."""
         return self._migration_target
+
+    def with_migration_target(self, target: DatabaseTarget) -> Self:
+        """Give a copy whose migrations run on another database."""
+        copy = self.model_copy()
+        copy._migration_target = target
+        return copy
 
     @property
     def database_warnings(self) -> tuple[str, ...]:

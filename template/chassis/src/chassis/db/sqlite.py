@@ -1,9 +1,12 @@
 """SQLite's connections: pragmas, transactions and the folder of the file."""
 
+import logging
 import os
 import sqlite3
 import time
 import warnings
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,13 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from .errors import DatabaseSettingsError
 from .settings import DatabaseSettings
 from .urls import DatabaseTarget
+
+logger = logging.getLogger(__name__)
+
+# Before it, two processes that write at once can damage a file in WAL mode:
+# https://sqlite.org/wal.html#walresetbug
+SAFE_FOR_PROCESSES = (3, 51, 3)
+_GIVEN_UP = "chassis_given_up"
 
 
 def prepare_folder(target: DatabaseTarget) -> None:
@@ -43,18 +53,16 @@ def configure_connections(
     @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
-        cursor = connection.cursor()
         try:
-            cursor.execute(f"PRAGMA busy_timeout={busy_timeout}")
-            _set_journal_mode(cursor, settings)
-            for pragma in pragmas:
-                cursor.execute(f"PRAGMA {pragma}")
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(f"PRAGMA busy_timeout={busy_timeout}")
+                _set_journal_mode(cursor, settings)
+                for pragma in pragmas:
+                    cursor.execute(f"PRAGMA {pragma}")
         except BaseException:
             # The pool does not know it yet, and nobody else would close it.
             connection.close()
             raise
-        finally:
-            cursor.close()
 
     if not read_only:
 
@@ -74,12 +82,55 @@ def free_lock_on_cancellation(engine: Engine) -> None:
         connection: DBAPIConnection, record: ConnectionPoolEntry, error: BaseException | None
     ) -> None:
         driver: Any = record.driver_connection
+        record.info[_GIVEN_UP] = True
         if driver is None or driver._connection is None:
             return
         sqlite: sqlite3.Connection = driver._connection
         sqlite.interrupt()
         # In the thread's own queue, behind the statement. Python 3.11 needs both.
         driver._tx.put_nowait((None, sqlite.rollback))
+
+
+def optimize_on_close(engine: Engine) -> None:
+    """Let SQLite renew the statistics that it plans queries by, as its manual asks."""
+
+    @event.listens_for(engine, "close")
+    def close(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        if record.info.get(_GIVEN_UP):
+            return
+        # Another process may be writing; this one is about to end, and does not wait for it.
+        pragmas = ("busy_timeout=0", "analysis_limit=400", "optimize")
+        with suppress(sqlite3.Error), closing(connection.cursor()) as cursor:
+            for pragma in pragmas:
+                cursor.execute(f"PRAGMA {pragma}")
+
+
+def back_up(connection: Connection, file: Path) -> Path | None:
+    """Copy the database as it was before the transaction of `connection`; None if it is empty."""
+    if connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar() == 0:
+        return None
+    copy = file.with_name(f"{file.name}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.backup")
+    # A connection of its own: it reads what is committed.
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as backup:
+        source.backup(backup)
+    return copy
+
+
+def report_version(processes: int) -> None:
+    """Log SQLite's version, with a warning where several processes should not write with it."""
+    logger.info("SQLite %s", sqlite3.sqlite_version)
+    if warning := version_warning(processes):
+        logger.warning("%s", warning)
+
+
+def version_warning(processes: int) -> str | None:
+    """Say why several processes should not write with this version of SQLite."""
+    if processes == 1 or sqlite3.sqlite_version_info >= SAFE_FOR_PROCESSES:
+        return None
+    return (
+        f"{processes} processes write by SQLite {sqlite3.sqlite_version}, which can damage the "
+        "file, if rarely: run one (APP_SERVER_WORKERS=1), or use SQLite 3.51.3 or later"
+    )
 
 
 def accept_decimals() -> None:

@@ -1,0 +1,59 @@
+"""Statements: how many ran and how long they took, for each request; and the slow ones, logged."""
+
+import logging
+from collections.abc import Callable
+from contextvars import ContextVar
+from time import perf_counter
+from typing import Any
+
+from sqlalchemy import Engine
+
+logger = logging.getLogger(__name__)
+
+
+class Statements:
+    """What was asked of databases: a number of statements, the time in them and in commits."""
+
+    __slots__ = ("count", "seconds")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+
+    def add(self, count: int, seconds: float) -> None:
+        """Count something that has run."""
+        self.count += count
+        self.seconds += seconds
+
+
+# Those of the whole process, and of what runs now where someone counts, such as a request.
+TOTAL = Statements()
+CURRENT: ContextVar[Statements | None] = ContextVar("chassis_statements", default=None)
+
+
+def observe_statements(engine: Engine, slow_seconds: float) -> None:
+    """Count and time an engine's statements; log the slow ones, without their values.
+
+    The dialect's functions are wrapped: with a listener for its cursors an engine does a lot more
+    for every statement, and there is no event after a commit.
+    """
+    for name in ("do_execute", "do_executemany", "do_execute_no_params", "do_commit"):
+        setattr(engine.dialect, name, _timed(getattr(engine.dialect, name), slow_seconds))
+
+
+def _timed(run: Callable[..., None], slow_seconds: float) -> Callable[..., None]:
+    def timed(*arguments: Any) -> None:
+        started = perf_counter()
+        try:
+            run(*arguments)
+        finally:
+            seconds = perf_counter() - started
+            statements = len(arguments) > 1
+            TOTAL.add(statements, seconds)
+            if (current := CURRENT.get()) is not None:
+                current.add(statements, seconds)
+            if seconds >= slow_seconds > 0:
+                text = " ".join(arguments[1].split()) if statements else "COMMIT"
+                logger.warning("slow statement, %.0f ms: %s", seconds * 1000, text[:2000])
+
+    return timed

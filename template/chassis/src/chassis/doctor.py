@@ -1,0 +1,337 @@
+"""The examination of a service's settings, database and schema: what is wrong, and what to set."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import sqlite3
+import textwrap
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from statistics import median
+from typing import Any, Literal
+
+from alembic.util import CommandError
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from . import __version__
+from .db.budget import Budget, ask_budget, needs
+from .db.engine import create_probe_engine
+from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
+from .db.health import DatabaseProbe, is_behind
+from .db.migrations import alembic_config, check_connections, find_head
+from .db.postgres import uses_pgbouncer
+from .db.sqlite import version_warning
+from .db.urls import DatabaseTarget
+from .settings import ChassisSettings
+from .variables import source_of, unread_variables, variables_of
+
+Level = Literal["ok", "warning", "problem"]
+
+LITTLE_DISK = 1024**3
+NO_DISK = 100 * 1024**2
+PINGS = 5
+
+_TLS = "set APP_DATABASE_POSTGRES_SSLMODE=verify-full and APP_DATABASE_POSTGRES_SSLROOTCERT"
+_SECRET_NAME = re.compile("password|passwd|secret|token|credential|api_?key|private_?key|dsn")
+_IN_URL = re.compile(r"(?<=://)[^/@\s]*@")
+_HIDDEN = "********"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `advice` says what to set where it is not in order."""
+
+    level: Level
+    subject: str
+    says: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A setting as it is in effect, and where it came from; a secret is hidden."""
+
+    name: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an examination found."""
+
+    settings: list[Value]
+    findings: list[Finding]
+
+    @property
+    def healthy(self) -> bool:
+        """Say whether nothing needs to be put right; a warning does not count."""
+        return all(finding.level != "problem" for finding in self.findings)
+
+    def as_json(self) -> str:
+        """Write it for programs: every setting, every finding."""
+        return json.dumps({"healthy": self.healthy, **asdict(self)}, indent=2)
+
+    def as_text(self, width: int) -> str:
+        """Write it for people: the settings that are set, every finding."""
+        given = [one for one in self.settings if one.source != "default"]
+        lines = [f"settings ({len(self.settings) - len(given)} others have their defaults)"]
+        for one in given:
+            lines += _wrapped(f"{one.name}={one.value} ({one.source})", width, "  ", "    ")
+        lines += ["", "findings"]
+        for finding in self.findings:
+            label = f"  {finding.level:<8} "
+            said = f"{finding.subject}: {finding.says}"
+            lines += _wrapped(said, width, label, " " * len(label))
+            if finding.advice:
+                lines += _wrapped(finding.advice, width, "        -> ", " " * len(label))
+        levels = [finding.level for finding in self.findings]
+        lines += ["", f"{levels.count('problem')} problems, {levels.count('warning')} warnings"]
+        return "\n".join(lines)
+
+
+def examine(settings: ChassisSettings, package: str) -> Report:
+    """Look at everything that can be looked at without changing anything.
+
+    What does not answer is a finding, and what depends on it is left out.
+    """
+    findings = list(_settings_findings(settings))
+    file = Path(settings.database_target.url.database or "").resolve()
+    is_sqlite = settings.database_target.backend == "sqlite"
+    if is_sqlite:
+        findings += _file_findings(settings, file)
+    if not is_sqlite or file.is_file():
+        findings += asyncio.run(_look(settings, package))
+    return Report(list(_values(settings)), findings)
+
+
+def _values(settings: ChassisSettings) -> Iterator[Value]:
+    kind = type(settings)
+    for field in kind.model_fields:
+        value = getattr(settings, field)
+        if value is None and field in kind.platform_variables:
+            continue
+        source = source_of(settings, field)
+        yield Value(variables_of(kind, field)[0], _shown(field, value), source)
+
+
+def _shown(field: str, value: object) -> str:
+    """Write a value without a secret, also where a service's own field is a plain string."""
+    ours = field in ChassisSettings.model_fields
+    named = not ours and isinstance(value, str) and _SECRET_NAME.search(field)
+    if isinstance(value, SecretStr) or named:
+        return _HIDDEN
+    return _IN_URL.sub(f"{_HIDDEN}@", str(value))
+
+
+def _settings_findings(settings: ChassisSettings) -> Iterator[Finding]:
+    packages = ["sqlalchemy", "alembic", "fastapi"]
+    match settings.database_target.backend:
+        case "sqlite":
+            packages += ["aiosqlite"]
+        case "postgres":
+            packages += ["asyncpg", "psycopg"]
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    yield Finding("ok", "versions", f"chassis {__version__}, Python {python_version()}, {versions}")
+    yield Finding("ok", "database", settings.describe_database())
+    for warning in (*settings.database_warnings, *unread_variables(type(settings))):
+        yield Finding("warning", "settings", warning)
+
+
+async def _look(settings: ChassisSettings, package: str) -> list[Finding]:
+    found: list[Finding] = []
+    target = settings.database_target
+    if await _add(found, "database", _connection_findings(settings, target)):
+        await _add(found, "schema", _schema_findings(settings, package))
+    if settings.database_read_target is not target:
+        await _add(found, "replica", _connection_findings(settings, settings.database_read_target))
+    await _add(found, "migrations", _migration_findings(settings))
+    return found
+
+
+async def _add(found: list[Finding], subject: str, findings: AsyncIterator[Finding]) -> bool:
+    """Add what one examination finds; False where it could not be made."""
+    try:
+        async for finding in findings:
+            found.append(finding)
+    except (DatabaseSettingsError, CommandError) as error:
+        found.append(Finding("problem", subject, str(error)))
+    except DatabaseUnavailableError as error:
+        advice = "check that it runs, that this host may reach it, and the variable above"
+        found.append(Finding("problem", subject, str(error), advice))
+    except (SQLAlchemyError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        found.append(Finding("problem", subject, f"{type(error).__name__}: {reason}"))
+    else:
+        return True
+    return False
+
+
+async def _connection_findings(
+    settings: ChassisSettings, target: DatabaseTarget
+) -> AsyncIterator[Finding]:
+    subject = "database" if target is settings.database_target else "replica"
+    engine = create_probe_engine(settings, target)
+    try:
+        started = time.perf_counter()
+        async with engine.connect() as connection:
+            opened = time.perf_counter() - started
+            answered = await _latency(connection)
+            yield Finding(
+                "ok",
+                subject,
+                f"{engine.dialect.driver} connects to {target.masked} in {opened * 1000:.1f} ms, "
+                f"and a query takes {answered * 1000:.2f} ms",
+            )
+            if target.backend == "sqlite":
+                async for finding in _pragma_findings(connection):
+                    yield finding
+            if target.backend == "postgres":
+                yield await _server_finding(connection, subject)
+                yield await _tls_finding(connection, target, subject)
+    finally:
+        await engine.dispose()
+    if target.backend == "postgres":
+        processes = settings.server_workers * settings.server_replicas
+        needed = dict(needs(settings, processes=processes))[target]
+        budget = await ask_budget(settings, target, needed)
+        yield _pooler_finding(settings, budget, subject)
+        yield _budget_finding(budget, subject)
+
+
+async def _latency(connection: AsyncConnection) -> float:
+    took = []
+    for _ in range(PINGS):
+        started = time.perf_counter()
+        await connection.execute(text("SELECT 1"))
+        took.append(time.perf_counter() - started)
+    return median(took)
+
+
+async def _server_finding(connection: AsyncConnection, subject: str) -> Finding:
+    query = text("SELECT current_setting('server_version'), pg_is_in_recovery()")
+    server, standby = (await connection.execute(query)).one()
+    kind = "a standby" if standby else "a primary"
+    if standby and subject == "database":
+        advice = "name the primary, or all servers with commas between, which finds it"
+        return Finding("problem", subject, f"PostgreSQL {server}, a standby: no writes", advice)
+    return Finding("ok", subject, f"PostgreSQL {server}, {kind}")
+
+
+async def _tls_finding(
+    connection: AsyncConnection, target: DatabaseTarget, subject: str
+) -> Finding:
+    subject = f"{subject}, TLS"
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    tls = driver._transport.get_extra_info("ssl_object")
+    if tls is None:
+        if all(_is_local(host) for host, _ in target.hosts):
+            return Finding("ok", subject, "none, and none is needed within one machine")
+        return Finding("warning", subject, "none: whoever is in between reads along", _TLS)
+    if tls.context.check_hostname:
+        return Finding("ok", subject, f"{tls.version()}, the server's certificate is verified")
+    what = "the server's name" if tls.context.verify_mode else "the server's certificate"
+    return Finding("warning", subject, f"{tls.version()}, but {what} is not verified", _TLS)
+
+
+def _is_local(host: str) -> bool:
+    return host.startswith(("/", "127.")) or host in ("localhost", "::1")
+
+
+def _pooler_finding(settings: ChassisSettings, budget: Budget, subject: str) -> Finding:
+    subject, named = f"{subject}, pooler", uses_pgbouncer(settings, budget.target)
+    match budget.pooled, named:
+        case True, False:
+            says = "a transaction pooler, which breaks prepared statements"
+            return Finding("problem", subject, says, "set APP_DATABASE_PGBOUNCER=true")
+        case False, True:
+            says = "none in transaction mode, and statements are not prepared for one"
+            return Finding("warning", subject, says, "unset APP_DATABASE_PGBOUNCER")
+        case _:
+            return Finding("ok", subject, "in transaction mode, as set" if named else "none")
+
+
+def _budget_finding(budget: Budget, subject: str) -> Finding:
+    subject = f"{subject}, pool"
+    limit = "by way of a pooler" if budget.pooled else f"of {budget.allowed} that it allows"
+    says = f"up to {budget.needed} connections {limit}"
+    if budget.fits:
+        return Finding("ok", subject, says)
+    advice = (
+        "lower APP_DATABASE_POOL_SIZE, APP_DATABASE_READ_POOL_SIZE or APP_SERVER_WORKERS, raise "
+        "the server's max_connections, or put PgBouncer before it"
+    )
+    return Finding("warning", subject, says, advice)
+
+
+def _file_findings(settings: ChassisSettings, file: Path) -> Iterator[Finding]:
+    folder = next(parent for parent in file.parents if parent.exists())
+    if not os.access(folder, os.W_OK | os.X_OK) or (file.exists() and not os.access(file, os.W_OK)):
+        advice = "make both writable, or name another file by APP_DATABASE_SQLITE_PATH"
+        yield Finding("problem", "file", f"this user can't write {file} and its folder", advice)
+    elif file.is_file():
+        yield Finding("ok", "file", f"{file}, {file.stat().st_size:,} bytes, its folder writable")
+    else:
+        yield Finding("problem", "file", f"there is no {file}", "run the command migrate")
+    free = shutil.disk_usage(folder).free
+    level: Level = "problem" if free < NO_DISK else "warning" if free < LITTLE_DISK else "ok"
+    advice = "" if level == "ok" else "make room, or move the file by APP_DATABASE_SQLITE_PATH"
+    yield Finding(level, "disk", f"{free / LITTLE_DISK:.1f} GiB are free", advice)
+    warning = version_warning(settings.server_workers * settings.server_replicas)
+    yield Finding(
+        "warning" if warning else "ok", "SQLite", warning or f"SQLite {sqlite3.sqlite_version}"
+    )
+
+
+async def _pragma_findings(connection: AsyncConnection) -> AsyncIterator[Finding]:
+    names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+    ask = [await connection.exec_driver_sql(f"PRAGMA {name}") for name in names]
+    journal, synchronous, foreign_keys, busy = (row.scalar_one() for row in ask)
+    shown = f"{journal}, synchronous {synchronous}, foreign keys {foreign_keys}, busy after {busy}"
+    yield Finding("ok", "pragmas", f"journal {shown} ms")
+    for fine, name, says in (
+        (journal == "wal", "JOURNAL_MODE", "readers and the writer wait for each other"),
+        (synchronous > 0, "SYNCHRONOUS", "a power failure can damage the file"),
+        (foreign_keys, "FOREIGN_KEYS", "references to rows that are not there are accepted"),
+        (busy <= 5000, "BUSY_TIMEOUT", "a cancelled write may wait for longer than 5 seconds"),
+    ):
+        if not fine:
+            yield Finding("warning", "pragmas", says, f"unset APP_DATABASE_SQLITE_{name}")
+
+
+async def _schema_findings(settings: ChassisSettings, package: str) -> AsyncIterator[Finding]:
+    head = find_head(alembic_config(package, settings))
+    probe = DatabaseProbe(settings, package)
+    try:
+        current = await probe.current_revisions()
+    finally:
+        await probe.dispose()
+    shown = ", ".join(sorted(current)) or "no revision"
+    if is_behind(package, settings, current):
+        says = f"at {shown}, and the code needs {head}"
+        yield Finding("problem", "schema", says, "run the command migrate")
+    elif head in current:
+        yield Finding("ok", "schema", f"at {shown}, as the code needs it")
+    else:
+        yield Finding("ok", "schema", f"at {shown}, which is newer than the code")
+
+
+async def _migration_findings(settings: ChassisSettings) -> AsyncIterator[Finding]:
+    driver = await asyncio.to_thread(check_connections, settings)
+    masked = settings.database_migration_target.masked
+    yield Finding("ok", "migrations", f"{driver} connects to {masked}")
+
+
+def _wrapped(words: str, width: int, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        words, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    )

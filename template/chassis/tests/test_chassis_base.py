@@ -1,0 +1,127 @@
+"""The base of models: names of constraints, UTC datetimes, JSON, and what the server fills in."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from chassis_stock import Item, create_tables
+from sqlalchemy import Connection, inspect, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import StatementError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from chassis import ChassisSettings
+from chassis.db import Base
+
+NOON = datetime(2024, 2, 29, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+
+
+@pytest.fixture(autouse=True)
+def _tables(settings: ChassisSettings) -> None:
+    create_tables(settings)
+
+
+async def read_again(session: AsyncSession, column: Any) -> Any:
+    return await session.scalar(select(column))
+
+
+async def test_a_datetime_comes_back_aware_and_in_utc(session: AsyncSession) -> None:
+    session.add(Item(created_at=NOON))
+    await session.commit()
+
+    found = await read_again(session, Item.created_at)
+    assert found == NOON
+    assert found.tzinfo is UTC
+
+
+async def test_the_servers_time_is_aware_and_now(session: AsyncSession) -> None:
+    item = Item()
+    session.add(item)
+    await session.commit()
+
+    assert item.created_at.tzinfo is UTC
+    assert abs(datetime.now(UTC) - item.created_at) < timedelta(seconds=60)
+
+
+async def test_datetimes_are_compared_as_moments(session: AsyncSession) -> None:
+    session.add(Item(created_at=NOON))
+    await session.commit()
+
+    same = NOON.astimezone(timezone(timedelta(hours=-8)))
+    assert await session.scalar(select(Item.id).where(Item.created_at == same)) is not None
+    later = select(Item.id).where(Item.created_at > same)
+    assert await session.scalar(later) is None
+
+
+async def test_a_naive_datetime_is_refused(session: AsyncSession) -> None:
+    session.add(Item(created_at=datetime(2024, 2, 29)))
+
+    with pytest.raises(StatementError, match="a naive datetime can't be stored"):
+        await session.flush()
+    await session.rollback()
+
+
+async def test_a_dict_is_json_on_both_backends(
+    session: AsyncSession, settings: ChassisSettings
+) -> None:
+    details = {"size": 3, "tags": ["a", {"b": None}], "ä": 1.5, "'": '"'}
+    session.add(Item(details=details))
+    await session.commit()
+
+    assert await read_again(session, Item.details) == details
+    size = Item.details["size"].as_integer()
+    assert await session.scalar(select(Item.id).where(size == 3)) is not None
+    if settings.database_target.backend == "postgres":
+        assert await session.scalar(text("SELECT pg_typeof(details)::text FROM item")) == "jsonb"
+
+
+def test_a_dict_is_jsonb_on_postgres() -> None:
+    column = Base.metadata.tables["item"].c.details
+    assert isinstance(column.type.dialect_impl(postgresql.dialect()), postgresql.JSONB)
+    assert not isinstance(column.type.dialect_impl(sqlite.dialect()), postgresql.JSONB)
+
+
+async def test_what_the_server_fills_in_on_update_is_there_after_a_flush(
+    session: AsyncSession,
+) -> None:
+    item = Item(updated_at=NOON)
+    session.add(item)
+    await session.commit()
+    item.quantity = 1
+    await session.commit()
+
+    assert item.updated_at > NOON
+    assert item.updated_at == await read_again(session, Item.updated_at)
+
+
+async def test_an_update_statement_fills_it_in_too(session: AsyncSession) -> None:
+    session.add(Item(updated_at=NOON))
+    await session.flush()
+    await session.execute(update(Item).values(quantity=2))
+
+    assert await read_again(session, Item.updated_at) > NOON
+    await session.commit()
+
+
+async def test_constraints_and_indexes_have_names(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        names = await connection.run_sync(constraint_names)
+
+    assert names == {
+        "ck_item_quantity_not_negative",
+        "fk_part_item_id_item",
+        "ix_part_item_id",
+        "pk_item",
+        "pk_part",
+        "uq_item_name",
+    }
+
+
+def constraint_names(connection: Connection) -> set[str | None]:
+    database = inspect(connection)
+    found: list[Any] = []
+    for table in ("item", "part"):
+        found += [database.get_pk_constraint(table), *database.get_foreign_keys(table)]
+        found += database.get_unique_constraints(table) + database.get_check_constraints(table)
+        found += [index for index in database.get_indexes(table) if not index["unique"]]
+    return {one["name"] for one in found}

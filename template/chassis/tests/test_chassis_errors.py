@@ -1,0 +1,354 @@
+"""Errors: what each failure of a real database is answered with, and what no answer shows."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chassis_relay import Relay, relayed
+from chassis_stock import (
+    Item,
+    Part,
+    changed,
+    checked_out,
+    create_stock,
+    create_tables,
+    engines,
+    only_on,
+    started,
+    threads_ended,
+)
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from httpx2 import AsyncClient, Response
+from pydantic import BaseModel
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chassis import ChassisSettings
+from chassis.db import DbReadSession, DbSession, session_scope
+from chassis.errors import problem_responses
+
+SECRET = "s3cret"
+
+
+class NewItem(BaseModel):
+    name: str
+    quantity: int = 0
+
+
+@pytest.fixture(autouse=True)
+def _tables(settings: ChassisSettings) -> None:
+    create_tables(settings)
+
+
+@asynccontextmanager
+async def serving(settings: ChassisSettings) -> AsyncIterator[AsyncClient]:
+    """Start an application with the routes of these tests."""
+    router = APIRouter(responses=problem_responses(409))
+
+    @router.post("/items")
+    async def add(new: NewItem, session: DbSession) -> None:
+        session.add(Item(name=new.name, quantity=new.quantity))
+        await session.commit()
+
+    @router.post("/parts")
+    async def add_part(session: DbSession, item: int | None = None) -> None:
+        await session.execute(insert(Part).values(item_id=item))
+        await session.commit()
+
+    @router.get("/items")
+    async def count(session: DbReadSession) -> int:
+        return await session.scalar(select(func.count(Item.id))) or 0
+
+    @router.post("/run")
+    async def run(session: DbSession, statement: str) -> None:
+        await session.execute(text(statement))
+        await session.commit()
+
+    @router.post("/late")
+    async def write_too_late(request: Request, session: DbSession) -> None:
+        await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        await session.execute(select(Item))
+        async with session_scope(request.app.state.sessions.write) as other:
+            await other.execute(update(Item).values(quantity=1))
+            await other.commit()
+        await session.execute(update(Item).values(quantity=2))
+
+    @router.get("/raise/{name}")
+    async def fail(name: str) -> None:
+        raise ERRORS[name]
+
+    @router.post("/write-in-read")
+    async def write_in_read(session: DbReadSession) -> None:
+        await session.execute(text("DELETE FROM item"))
+
+    async with started(create_stock(settings, router)) as client:
+        yield client
+
+
+def app_of(client: AsyncClient) -> FastAPI:
+    transport: Any = client._transport
+    app: FastAPI = transport.app
+    return app
+
+
+ERRORS: dict[str, Exception] = {
+    "os": ConnectionRefusedError(SECRET),
+    "timeout": TimeoutError(SECRET),
+    "value": ValueError(SECRET),
+    "gone": HTTPException(410, "It was sold."),
+    "unauthorized": HTTPException(401, headers={"WWW-Authenticate": "Bearer"}),
+    "unregistered": HTTPException(499, "The client left."),
+    "not-modified": HTTPException(304, headers={"ETag": '"1"'}),
+}
+
+
+def check(response: Response, status: int) -> dict[str, Any]:
+    """Check what every problem is; give its content."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert ("retry-after" in response.headers) == (status == 503)
+    content: dict[str, Any] = response.json()
+    assert content["status"] == status
+    assert content["type"] == "about:blank"
+    assert content["title"]
+    assert SECRET not in response.text
+    return content
+
+
+async def test_a_name_that_is_taken_is_a_conflict_without_the_name(
+    settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(settings) as client:
+        assert (await client.post("/items", json={"name": SECRET})).status_code == 200
+
+        response = await client.post("/items", json={"name": SECRET})
+
+        assert check(response, 409)["title"] == "Conflict"
+        assert (await client.get("/items")).json() == 1
+    assert "POST /items: 409" in caplog.text
+    assert SECRET not in caplog.text
+
+
+async def test_a_parent_that_is_missing_is_a_conflict(settings: ChassisSettings) -> None:
+    async with serving(settings) as client:
+        check(await client.post("/parts?item=7"), 409)
+
+
+async def test_an_exclusion_constraint_is_a_conflict(settings: ChassisSettings) -> None:
+    only_on("postgres", settings)
+    async with serving(settings) as client:
+        for statement, status in (
+            ("CREATE TABLE stay (days int4range, EXCLUDE USING gist (days WITH &&))", 200),
+            ("INSERT INTO stay VALUES ('[1, 5]')", 200),
+            ("INSERT INTO stay VALUES ('[5, 9]')", 409),
+        ):
+            response = await client.post("/run", params={"statement": statement})
+            assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    "request_", [("/parts", None), ("/items", {"name": SECRET, "quantity": -1})], ids=str
+)
+async def test_a_missing_or_impossible_value_is_a_bug(
+    settings: ChassisSettings, request_: tuple[str, Any]
+) -> None:
+    path, content = request_
+    async with serving(settings) as client:
+        check(await client.post(path, json=content), 500)
+
+
+async def test_a_full_pool_is_unavailable(settings: ChassisSettings) -> None:
+    settings = changed(settings, database_pool_size=1, database_pool_timeout=0.05)
+    async with serving(settings) as client:
+        engine = engines(app_of(client))[0]
+        async with engine.connect():
+            check(await client.post("/items", json={"name": "bolt"}), 503)
+            assert (await client.get("/items")).json() == 0
+        assert (await client.post("/items", json={"name": "bolt"})).status_code == 200
+
+
+async def test_a_file_that_another_process_writes_is_unavailable(
+    settings: ChassisSettings,
+) -> None:
+    only_on("sqlite", settings)
+    async with serving(changed(settings, database_sqlite_busy_timeout=50)) as client:
+        assert (await client.get("/items")).json() == 0
+        with locked_by_another_process(settings):
+            check(await client.post("/items", json={"name": "bolt"}), 503)
+            assert (await client.get("/items")).json() == 0
+        assert (await client.post("/items", json={"name": "bolt"})).status_code == 200
+
+
+@contextmanager
+def locked_by_another_process(settings: ChassisSettings) -> Iterator[None]:
+    program = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", program, settings.database_target.url.database or ""],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        yield
+        process.stdin.close()
+
+
+async def test_a_file_that_is_no_database_is_a_bug(tmp_path: Path) -> None:
+    file = tmp_path / "app.db"
+    file.write_text(SECRET * 100)
+    broken = ChassisSettings(database_sqlite_path=file)
+    async with threads_ended(), serving(broken) as client:
+        check(await client.get("/items"), 500)
+
+
+async def test_a_statement_that_takes_too_long_is_a_timeout(settings: ChassisSettings) -> None:
+    only_on("postgres", settings)
+    async with serving(changed(settings, database_statement_timeout_seconds=0.1)) as client:
+        check(await client.post("/run", params={"statement": "SELECT pg_sleep(9)"}), 504)
+
+
+async def test_a_lock_that_is_held_too_long_is_unavailable(
+    settings: ChassisSettings, session: AsyncSession
+) -> None:
+    only_on("postgres", settings)
+    session.add(Item(name="bolt"))
+    await session.commit()
+    await session.execute(select(Item).with_for_update())
+    async with serving(changed(settings, database_lock_timeout_seconds=0.1)) as client:
+        statement = "UPDATE item SET quantity = 1"
+        check(await client.post("/run", params={"statement": statement}), 503)
+    await session.rollback()
+
+
+async def test_a_serialization_failure_is_unavailable(
+    settings: ChassisSettings, session: AsyncSession
+) -> None:
+    only_on("postgres", settings)
+    session.add(Item(name="bolt"))
+    await session.commit()
+    async with serving(settings) as client:
+        check(await client.post("/late"), 503)
+
+
+async def test_a_connection_that_the_server_ends_is_unavailable(settings: ChassisSettings) -> None:
+    only_on("postgres", settings)
+    async with serving(settings) as client:
+        statement = "SELECT pg_terminate_backend(pg_backend_pid())"
+        check(await client.post("/run", params={"statement": statement}), 503)
+        assert (await client.post("/items", json={"name": "bolt"})).status_code == 200
+
+
+async def test_a_server_that_is_gone_is_unavailable_until_it_is_back(
+    settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    only_on("postgres", settings)
+    with relayed(settings.database_target) as relay:
+        async with serving(through(relay, settings)) as client:
+            assert (await client.get("/items")).json() == 0
+            relay.stop()
+            for _ in range(2):
+                check(await client.get("/items"), 503)
+                check(await client.post("/items", json={"name": "bolt"}), 503)
+            assert checked_out(*engines(app_of(client))) == 0
+
+            relay.start()
+            assert (await client.get("/items")).json() == 0
+            assert (await client.post("/items", json={"name": "bolt"})).status_code == 200
+    assert SECRET not in caplog.text
+
+
+def through(relay: Relay, settings: ChassisSettings) -> ChassisSettings:
+    """Give settings that reach the same database by way of a relay."""
+    url = settings.database_target.url.set(host="127.0.0.1", port=relay.port, password=SECRET)
+    return changed(settings, database_url=url.render_as_string(hide_password=False))
+
+
+@pytest.mark.parametrize("name", ["os", "timeout", "value"])
+async def test_an_error_from_anywhere_else_is_a_bug(settings: ChassisSettings, name: str) -> None:
+    async with serving(settings) as client:
+        check(await client.get(f"/raise/{name}"), 500)
+
+
+async def test_a_write_through_a_read_session_is_a_bug(settings: ChassisSettings) -> None:
+    async with serving(settings) as client:
+        check(await client.post("/write-in-read"), 500)
+
+
+async def test_what_a_handler_raises_keeps_its_detail_and_headers(
+    settings: ChassisSettings,
+) -> None:
+    async with serving(settings) as client:
+        gone = await client.get("/raise/gone")
+        assert check(gone, 410)["detail"] == "It was sold."
+
+        unauthorized = await client.get("/raise/unauthorized")
+        assert "detail" not in check(unauthorized, 401)
+        assert unauthorized.headers["www-authenticate"] == "Bearer"
+
+        assert check(await client.get("/raise/unregistered"), 499)["detail"] == "The client left."
+
+
+async def test_a_status_that_is_no_error_has_no_problem(settings: ChassisSettings) -> None:
+    async with serving(settings) as client:
+        response = await client.get("/raise/not-modified")
+
+    assert (response.status_code, response.content) == (304, b"")
+    assert response.headers["etag"] == '"1"'
+
+
+async def test_unknown_paths_and_methods_are_problems(settings: ChassisSettings) -> None:
+    async with serving(settings) as client:
+        assert check(await client.get("/nowhere"), 404)["title"] == "Not Found"
+
+        response = await client.delete("/raise/gone")
+        check(response, 405)
+        assert response.headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize(
+    ("body", "loc"),
+    [
+        ('{"name": {"key": "s3cret"}}', ["body", "name"]),
+        ('{"name": "x", "quantity": "s3cret"}', ["body", "quantity"]),
+        ('{"name": "s3cret", "quantity": }', None),
+        ('"s3cret"', ["body"]),
+        ("{}", ["body", "name"]),
+    ],
+)
+async def test_invalid_input_is_named_and_never_repeated(
+    settings: ChassisSettings, body: str, loc: list[str] | None
+) -> None:
+    async with serving(settings) as client:
+        headers = {"Content-Type": "application/json"}
+        response = await client.post("/items", content=body, headers=headers)
+
+    (error,) = check(response, 422)["errors"]
+    assert error.keys() == {"type", "loc", "msg"}
+    assert loc is None or error["loc"] == loc
+
+
+async def test_the_document_names_the_problems(settings: ChassisSettings) -> None:
+    async with serving(settings) as client:
+        document = (await client.get("/openapi.json")).json()
+
+    responses = document["paths"]["/items"]["post"]["responses"]
+    for status in ("409", "422"):
+        (media_type,) = responses[status]["content"].items()
+        assert media_type == (
+            "application/problem+json",
+            {"schema": {"$ref": "#/components/schemas/Problem"}},
+        )
+    schemas = document["components"]["schemas"]
+    assert {"Problem", "InvalidInput"} <= schemas.keys()
+    assert schemas.keys().isdisjoint({"HTTPValidationError", "ValidationError"})

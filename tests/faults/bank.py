@@ -1,0 +1,160 @@
+"""The bank: a service of the tests' own, run as its users run it, and clients that hurry it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import httpx2
+
+from tests.postgres import HOST, free_port
+from tests.service import ENDS_WITHIN_SECONDS, wait_until_it_answers
+
+SERVICES = Path(__file__).parent / "services"
+COMMAND = (sys.executable, "-m", "bank")
+ANSWERS_WITHIN_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A database's URL and a folder to run in; `environment` is set besides."""
+
+    url: str
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def set(self, **variables: str) -> "Bank":
+        """The same service with more variables."""
+        return Bank(self.url, self.folder, self.environment | variables)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the service to its end."""
+        with self.start(*arguments) as process:
+            said, _ = process.communicate(timeout=ENDS_WITHIN_SECONDS)
+        return subprocess.CompletedProcess(process.args, process.returncode, said)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command of the service; what it says goes to one pipe."""
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=self.variables(),
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def migrate(self) -> "Bank":
+        """Make the tables."""
+        done = self.run("migrate")
+        assert done.returncode == 0, done.stdout
+        return self
+
+    @contextmanager
+    def serving(self, *options: str) -> Iterator["Serving"]:
+        """Serve until the block ends."""
+        port, log = free_port(), self.folder / f"bank-{uuid4().hex[:8]}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*COMMAND, "serve", "--port", str(port), *options],
+                env=self.variables(),
+                cwd=self.folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            url = f"http://{HOST}:{port}"
+            with httpx2.Client(base_url=url, trust_env=False) as client:
+                wait_until_it_answers(client, process, log)
+            yield Serving(process, url, log)
+        finally:
+            process.kill()
+            process.wait()
+
+    def variables(self) -> dict[str, str]:
+        """The environment of the service's processes."""
+        own = {
+            "PYTHONPATH": str(SERVICES),
+            "APP_DATABASE_URL": self.url,
+            "APP_SECRETS_DIR": os.devnull,
+        }
+        return os.environ | own | self.environment
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A process that serves, and its log."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def kill(self) -> None:
+        """End the process as nothing can prevent."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """Give a client that opens as many connections as it is asked for."""
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+        timeout = httpx2.Timeout(ANSWERS_WITHIN_SECONDS)
+        async with httpx2.AsyncClient(
+            base_url=self.url, timeout=timeout, limits=limits, trust_env=False
+        ) as client:
+            yield client
+
+    async def get(self, path: str) -> httpx2.Response:
+        """Ask once, by a connection of its own."""
+        async with self.client() as client:
+            return await client.get(path)
+
+
+@dataclass
+class Writers:
+    """Clients that each write one entry after the other; what was acknowledged, and each answer."""
+
+    path: str = "/entries"
+    acknowledged: list[str] = field(default_factory=list)
+    answers: Counter[int] = field(default_factory=Counter)
+    failures: int = 0
+
+    @asynccontextmanager
+    async def writing(self, service: Serving, clients: int = 8) -> AsyncIterator[None]:
+        """Write by several clients until the block ends."""
+        async with service.client() as client:
+            tasks = [asyncio.create_task(self._write(client)) for _ in range(clients)]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _write(self, client: httpx2.AsyncClient) -> None:
+        while True:
+            name = uuid4().hex
+            try:
+                response = await client.post(f"{self.path}/{name}")
+            except httpx2.TransportError:
+                self.failures += 1
+                await asyncio.sleep(0.02)
+                continue
+            self.answers[response.status_code] += 1
+            if response.status_code == 201:
+                self.acknowledged.append(name)
+            else:
+                await asyncio.sleep(0.02)
+
+
+async def lost(service: Serving, writers: Writers) -> set[str]:
+    """Name what was acknowledged and is not there."""
+    kept = (await service.get("/entries")).json()
+    return set(writers.acknowledged) - set(kept)

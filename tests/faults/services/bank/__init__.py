@@ -1,0 +1,1 @@
+"""A service that is only large enough to be killed, starved and restarted."""
