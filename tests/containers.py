@@ -78,11 +78,11 @@ class Engine:
 
     def layers(self, image: str) -> list[str]:
         """Name the layers of an image by their content, lowest first; one from elsewhere is got."""
-        where = "RootFS.Layers" if self.runs else "OCIv1.RootFS.DiffIDs"
-        inspect = ("inspect", "--type", "image", "--format", f"{{{{json .{where}}}}}", image)
+        inspect = ("inspect", "--type", "image", image)
         if self.call(*inspect).code:
             self.call("pull", image).check()
-        layers = json.loads(self.call(*inspect).check())
+        found = json.loads(self.call(*inspect).check())
+        layers = found[0]["RootFS"]["Layers"] if self.runs else found["OCIv1"]["rootfs"]["diff_ids"]
         assert isinstance(layers, list)
         return layers
 
@@ -166,7 +166,7 @@ class Container:
 
     def stop(self) -> int:
         """Stop it as a platform does, by SIGKILL after the grace period, and give the exit code."""
-        self.engine.call("stop", f"--time={STOPS_WITHIN_SECONDS}", self.name).check()
+        self.engine.call("stop", "-t", str(STOPS_WITHIN_SECONDS), self.name).check()
         return int(self._state("ExitCode"))
 
     def start(self) -> None:

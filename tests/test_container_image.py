@@ -190,3 +190,11 @@ def test_without_a_lock_the_build_says_how_to_make_one(
     assert failed.code != 0
     assert "uv.lock" in failed.output
     assert "`uv lock`" in failed.output
+
+
+def test_another_python_is_one_argument(engine: Engine, saved: Archive, image_source: Path) -> None:
+    """The base's own version, patch release and all: another name of the same image."""
+    environment = dict(pair.split("=", 1) for pair in saved.config["Env"])
+    version = environment["PYTHON_VERSION"]
+    said = engine.build(image_source, f"--build-arg=PYTHON_VERSION={version}").check()
+    assert said.count(f"python:{version}-slim") >= 2

@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,6 +21,24 @@ from tests.service import ENDS_WITHIN_SECONDS, wait_until_it_answers
 SERVICES = Path(__file__).parent / "services"
 COMMAND = (sys.executable, "-m", "bank")
 ANSWERS_WITHIN_SECONDS = 60
+REVISION = '''"""{name}"""
+
+import time
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{name}"
+down_revision = "{after}"
+
+
+def upgrade():
+    {upgrade}
+
+
+def downgrade():
+    {downgrade}
+'''
 
 
 @dataclass(frozen=True)
@@ -29,10 +48,29 @@ class Bank:
     url: str
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    services: Path = SERVICES
 
     def set(self, **variables: str) -> "Bank":
         """The same service with more variables."""
-        return Bank(self.url, self.folder, self.environment | variables)
+        return replace(self, environment=self.environment | variables)
+
+    def copied(self) -> "Bank":
+        """The same service with a source of its own, to add revisions to."""
+        services = self.folder / "services"
+        shutil.copytree(self.services, services, ignore=shutil.ignore_patterns("__pycache__"))
+        return replace(self, services=services)
+
+    @property
+    def revisions(self) -> Path:
+        """The folder of the migrations."""
+        return self.services / "bank" / "migrations" / "versions"
+
+    def add_revision(
+        self, name: str, upgrade: str, downgrade: str = "pass", after: str = "1"
+    ) -> None:
+        """Add a migration to a copy."""
+        script = REVISION.format(name=name, after=after, upgrade=upgrade, downgrade=downgrade)
+        (self.revisions / f"{name}.py").write_text(script)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the service to its end."""
@@ -81,7 +119,7 @@ class Bank:
     def variables(self) -> dict[str, str]:
         """The environment of the service's processes."""
         own = {
-            "PYTHONPATH": str(SERVICES),
+            "PYTHONPATH": str(self.services),
             "APP_DATABASE_URL": self.url,
             "APP_SECRETS_DIR": os.devnull,
         }

@@ -16,11 +16,12 @@ import httpx2
 from sqlalchemy import create_engine
 
 from tests.postgres import HOST, USER, free_port
-from tests.service import wait_until_it_answers
 
 from .ledger import Entry
 from .servers import Cluster
 
+# On a machine that does something else as well.
+STARTS_WITHIN_SECONDS = 120
 SERVE = """
 from chassis import ChassisSettings
 from chassis.server import run
@@ -51,6 +52,15 @@ class Ledger:
         """Say whether the process that was started still runs."""
         return self.process.poll() is None
 
+    def answers(self) -> bool:
+        """Say whether it answers yet; fail where it never will."""
+        assert self.is_running(), self.log.read_text()
+        try:
+            self.client.get("/livez")
+        except httpx2.TransportError:
+            return False
+        return True
+
 
 @contextmanager
 def served(folder: Path, **variables: str) -> Iterator[Ledger]:
@@ -76,8 +86,9 @@ def served(folder: Path, **variables: str) -> Iterator[Ledger]:
         base_url=f"http://{HOST}:{port}", trust_env=False, timeout=30, limits=limits
     ) as client:
         try:
-            wait_until_it_answers(client, process, log)
-            yield Ledger(process, client, log)
+            made = Ledger(process, client, log)
+            wait_until(made.answers, "an answer of the service", STARTS_WITHIN_SECONDS)
+            yield made
         finally:
             process.kill()
             process.wait()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from chassis.db import create_database_engine, create_session_factory, session_scope
 from chassis.db.session import SessionFactory
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.scale import FULL
@@ -25,7 +25,6 @@ from .servers import Cluster
 ON_POSTGRES = 1200 if FULL else 120
 ON_SQLITE = 300 if FULL else 40
 AT_ONCE = 8
-CREATE = "CREATE TABLE work (id INTEGER PRIMARY KEY, n INTEGER)"
 CHANGE = text("UPDATE work SET n = n + 1 WHERE id = 1")
 # Some 30 ms, in which a statement can be cancelled.
 SLOW_ON_POSTGRES = text("SELECT pg_sleep(0.03)")
@@ -87,11 +86,11 @@ def test_cancelled_tasks_leave_the_pool_of_postgres_whole(
 
     async def cancel_often() -> tuple[Counter[str], int, str]:
         engine = create_database_engine(settings)
-        sessions = create_session_factory(settings, engine)
-        await prepare(sessions)
+        work = Work(create_session_factory(settings, engine), SLOW_ON_POSTGRES)
+        await work.prepare()
         ends: Counter[str] = Counter()
-        for _ in range(ON_POSTGRES // AT_ONCE):
-            ends += await cancel_some(sessions, SLOW_ON_POSTGRES)
+        while ends["cancelled"] < ON_POSTGRES:
+            ends += await work.cancel_some(AT_ONCE)
         lent = engine.pool.checkedout()  # type: ignore[attr-defined]
         held = await asyncio.to_thread(embedded_server.execute, IN_TRANSACTION.format(name))
         await all_connections_work(engine, settings.database_pool_size)
@@ -101,42 +100,44 @@ def test_cancelled_tasks_leave_the_pool_of_postgres_whole(
     ends, lent, held = asyncio.run(cancel_often())
 
     print(f"{dict(ends)}, connections lent {lent}, in a transaction {held}")
-    assert ends["cancelled"] > ON_POSTGRES / 2
     assert ends.keys() <= {"cancelled", "done"}
     assert (lent, held) == (0, "0")
 
 
+# aiosqlite leaves a connection to the garbage collector if it was cancelled while it was opened.
+@pytest.mark.filterwarnings("ignore:.*sqlite3.Connection:pytest.PytestUnraisableExceptionWarning")
 def test_cancelled_tasks_hold_no_lock_of_sqlite(
     tmp_path: Path, read_settings: ReadSettings
 ) -> None:
     file = tmp_path / "work.db"
     settings = read_settings(APP_DATABASE_URL=f"sqlite:///{file}")
 
-    async def cancel_often(other: Locksmith) -> tuple[Counter[str], list[float], int]:
+    async def cancel_often(other: Locksmith) -> tuple[Counter[str], list[float], int, int]:
         engine = create_database_engine(settings)
-        sessions = create_session_factory(settings, engine)
-        await prepare(sessions)
+        work = Work(create_session_factory(settings, engine), SLOW_ON_SQLITE)
+        await work.prepare()
         ends: Counter[str] = Counter()
         waited = []
-        for _ in range(ON_SQLITE):
-            # One at a time: what the other process waits for is this one's lock, if any.
-            ends += await cancel_some(sessions, SLOW_ON_SQLITE, 1)
-            waited.append(await other.wait_for_lock())
-        for _ in range(ON_SQLITE // AT_ONCE):
-            ends += await cancel_some(sessions, SLOW_ON_SQLITE)
-            waited.append(await other.wait_for_lock())
+        while ends["cancelled"] < ON_SQLITE:
+            for tasks in (1, AT_ONCE):
+                ends += await work.cancel_some(tasks)
+                waited.append(await other.wait_for_lock())
         lent = engine.pool.checkedout()  # type: ignore[attr-defined]
         await all_connections_work(engine, 1)
         await engine.dispose()
-        return ends, waited, lent
+        # A connection that was given up is closed by its own thread.
+        await asyncio.sleep(0.5)
+        return ends, waited, lent, open_files(file)
 
     with locksmith(file) as other:
-        ends, waited, lent = asyncio.run(cancel_often(other))
+        ends, waited, lent, left_open = asyncio.run(cancel_often(other))
 
-    print(f"{dict(ends)}, connections lent {lent}, the lock was free after {max(waited):.3f} s")
-    assert ends["cancelled"] > ON_SQLITE / 2
+    print(
+        f"{dict(ends)}, connections lent {lent}, open afterwards {left_open}, "
+        f"the lock was free after {max(waited):.3f} s"
+    )
     assert ends.keys() <= {"cancelled", "done"}
-    assert lent == 0
+    assert (lent, left_open) == (0, 0)
     assert max(waited) < 1
 
 
@@ -145,37 +146,55 @@ IN_TRANSACTION = """
 """
 
 
-async def prepare(sessions: SessionFactory) -> None:
-    """Make the table and its row."""
-    async with session_scope(sessions) as session:
-        await session.execute(text(CREATE))
-        await session.execute(text("INSERT INTO work VALUES (1, 0)"))
-        await session.commit()
+def open_files(file: Path) -> int:
+    """Count how often this process has a file open."""
+    opened = Path("/proc/self/fd")
+    return sum(link.resolve() == file for link in opened.iterdir()) if opened.is_dir() else 0
 
 
-async def cancel_some(sessions: SessionFactory, slow: object, tasks: int = AT_ONCE) -> Counter[str]:
-    """Start tasks that write, cancel each at a moment of its own, and count how they ended."""
+@dataclass
+class Work:
+    """Transactions that write, each around a slow statement, on one row of a table."""
 
-    async def write() -> None:
-        async with session_scope(sessions) as session:
+    sessions: SessionFactory
+    slow: TextClause
+    takes_seconds: float = 0.0
+
+    async def prepare(self) -> None:
+        """Make the table and see how long a transaction takes."""
+        async with session_scope(self.sessions) as session:
+            await session.execute(text("CREATE TABLE work (id INTEGER PRIMARY KEY, n INTEGER)"))
+            await session.execute(text("INSERT INTO work VALUES (1, 0)"))
+            await session.commit()
+        started = time.monotonic()
+        await self.write()
+        self.takes_seconds = time.monotonic() - started
+
+    async def write(self) -> None:
+        """Do it once."""
+        async with session_scope(self.sessions) as session:
             await session.execute(CHANGE)
-            await session.execute(slow)  # type: ignore[call-overload]
+            await session.execute(self.slow)
             await session.execute(CHANGE)
             await session.commit()
 
-    async def cancel(task: asyncio.Task[None]) -> str:
-        await asyncio.sleep(random.uniform(0, 0.04) * (1 if tasks == 1 else tasks / 2))
-        task.cancel()
-        try:
-            await task
-        except asyncio.CancelledError:
-            return "cancelled"
-        except Exception as error:
-            return type(error).__name__
-        return "done"
+    async def cancel_some(self, tasks: int) -> Counter[str]:
+        """Do it several times at once, cancel each at a random moment, count how they ended."""
+        longest = self.takes_seconds * (tasks + 1) / 2
 
-    started = [asyncio.create_task(write()) for _ in range(tasks)]
-    return Counter(await asyncio.gather(*map(cancel, started)))
+        async def cancel(task: asyncio.Task[None]) -> str:
+            await asyncio.sleep(random.uniform(0, longest))
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                return "cancelled"
+            except Exception as error:
+                return type(error).__name__
+            return "done"
+
+        started = [asyncio.create_task(self.write()) for _ in range(tasks)]
+        return Counter(await asyncio.gather(*map(cancel, started)))
 
 
 async def all_connections_work(engine: AsyncEngine, size: int) -> None:

@@ -1,21 +1,32 @@
 """Connections: how many there may be, and how one is noticed whose other end is gone."""
 
 import asyncio
+import logging
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import uvloop
-from chassis.db import create_database_engine
+from chassis.db import budget, create_database_engine
 from chassis.db.budget import report_budget
 from sqlalchemy import text
 
+from tests.postgres import PASSWORD
+
 from .conftest import ReadSettings
 from .servers import Cluster
+from .service import served, wait_until
 
 POOLS = {"APP_DATABASE_POOL_SIZE": "5", "APP_DATABASE_READ_POOL_SIZE": "10"}
+
+
+def reported(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Give what was logged of the budget."""
+    return [record for record in caplog.records if record.name == budget.__name__]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +45,7 @@ def test_the_budget_of_connections_is_logged_and_warned_about(
 
     asyncio.run(report_budget(settings, processes=processes))
 
-    (record,) = [record for record in caplog.records if record.name == "chassis.db.budget"]
+    (record,) = reported(caplog)
     assert record.levelname == level
     said = record.getMessage()
     assert said.startswith(f"up to {needed} connections to {settings.database_target.masked}")
@@ -70,7 +81,7 @@ def test_a_replica_has_a_budget_of_its_own(
 
     asyncio.run(report_budget(settings, processes=2))
 
-    primary, replica = (record.getMessage() for record in caplog.records)
+    primary, replica = (record.getMessage() for record in reported(caplog))
     assert primary.startswith("up to 14 connections")
     assert replica.startswith("up to 20 connections")
 
@@ -84,7 +95,25 @@ def test_the_budget_of_a_server_that_is_down_is_left_to_readiness(
         report_budget(read_settings(APP_DATABASE_URL="postgres://h@127.0.0.1:1/app"), processes=1)
     )
 
-    assert caplog.records == []
+    assert reported(caplog) == []
+
+
+def test_a_service_logs_at_start_what_does_not_fit_and_what_is_not_honoured(
+    plain_server: Cluster, tmp_path: Path
+) -> None:
+    variables = {
+        "APP_DATABASE_URL": f"{plain_server.url('app')}?channel_binding=require",
+        "APP_SERVER_WORKERS": "2",
+        "APP_SERVER_REPLICAS": "4",
+    }
+    with served(tmp_path, **variables) as service:
+        wait_until(lambda: "which allows 97: lower" in service.log.read_text(), "the budget", 120)
+        log = service.log.read_text()
+
+    assert "up to 130 connections" in log
+    assert "channel_binding=require; it is ignored" in log
+    assert quote(PASSWORD) not in log
+    assert PASSWORD not in log
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the names of the options are Linux's")

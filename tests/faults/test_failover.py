@@ -90,6 +90,7 @@ def test_writes_resume_on_the_promoted_standby_and_nothing_is_lost(
     pair = pair_to_break
     with served(tmp_path, APP_DATABASE_URL=pair.url) as service, writing(service) as writers:
         time.sleep(SECONDS)
+        wait_until(lambda: len(writers.acknowledged) > 10, "writes before the end")
         before = len(writers.acknowledged)
         if end == "stopped":
             pair.primary.stop("fast")
@@ -114,9 +115,8 @@ def test_writes_resume_on_the_promoted_standby_and_nothing_is_lost(
     )
     assert lost == set()
     assert writers.answers.keys() <= {200, 503}
-    assert before > 0
     assert after > 0
-    assert resumed < 2
+    assert resumed < 5
 
 
 def test_a_standby_that_is_named_first_is_not_written_to(

@@ -15,7 +15,7 @@ from httpx2 import Client, TransportError
 
 import chassis
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 FOLDERS = (Path(__file__).parent, Path(chassis.__file__).parents[1])
 
 

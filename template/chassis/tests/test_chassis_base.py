@@ -77,7 +77,8 @@ async def test_a_dict_is_json_on_both_backends(
 
 def test_a_dict_is_jsonb_on_postgres() -> None:
     column = Base.metadata.tables["item"].c.details
-    assert isinstance(column.type.dialect_impl(postgresql.dialect()), postgresql.JSONB)
+    server = postgresql.dialect()  # type: ignore[no-untyped-call]
+    assert isinstance(column.type.dialect_impl(server), postgresql.JSONB)
     assert not isinstance(column.type.dialect_impl(sqlite.dialect()), postgresql.JSONB)
 
 

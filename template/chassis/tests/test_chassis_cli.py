@@ -106,10 +106,12 @@ def test_a_services_own_command_ends_as_ours_do() -> None:
     assert (result.exit_code, result.stderr) == (1, "Error: the database is away\n")
 
 
-def test_dev_migrates_serves_follows_the_code_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    copytree(FOLDERS[0] / "chassis_sample", tmp_path / "src/chassis_sample")
-    main = tmp_path / "src/chassis_sample/main.py"
-    with serving("dev", folder=tmp_path / "src") as running:
+def test_dev_migrates_serves_follows_the_code_and_leaves_nothing_behind(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("src")
+    main = copytree(FOLDERS[0] / "chassis_sample", folder / "chassis_sample") / "main.py"
+    with serving("dev", folder=folder) as running:
         assert running.client.get("/readyz").status_code == 200
         main.write_text(main.read_text().replace('"hello"', '"goodbye"'))
         until(lambda: greeting(running.client) == "goodbye")

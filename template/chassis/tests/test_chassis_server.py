@@ -130,12 +130,31 @@ def test_a_worker_that_dies_is_replaced_and_none_outlives_the_service() -> None:
         assert [is_running(int(worker)) for worker in workers] == [False] * 3
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_start_that_fails_is_said_in_one_line_and_an_exit_code(workers: str) -> None:
+def test_a_start_that_fails_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("file").touch()
+    monkeypatch.setenv("APP_DATABASE_SQLITE_PATH", "file/app.db")
+    settings = ChassisSettings(server_port=free_port())
+    server = Server(create_config(APP, settings), settings)
+    with ThreadPoolExecutor() as pool:
+        try:
+            exit_code = pool.submit(server.run).exception(timeout=30)
+        finally:
+            server.should_exit = True
+    assert isinstance(exit_code, SystemExit)
+    assert exit_code.code == 3
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert errors[0].getMessage().startswith("APP_DATABASE_SQLITE_PATH: ")
+    assert errors[1].getMessage() == "Application startup failed. Exiting."
+    assert [record.exc_info for record in errors] == [None, None]
+
+
+def test_a_start_that_fails_in_the_workers_fails_the_service() -> None:
     Path("file").touch()
     port = str(free_port())
     failed = run_sample(
-        *("serve", "--workers", workers, "--port", port), APP_DATABASE_SQLITE_PATH="file/app.db"
+        *("serve", "--workers", "2", "--port", port), APP_DATABASE_SQLITE_PATH="file/app.db"
     )
     assert failed.returncode == 3
     assert "APP_DATABASE_SQLITE_PATH: " in failed.stderr

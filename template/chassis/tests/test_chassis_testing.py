@@ -11,6 +11,11 @@ from chassis.testing_databases import postgres_databases, start_server
 
 pytest_plugins = ["pytester"]
 
+PYPROJECT = """
+[tool.pytest.ini_options]
+pythonpath = ["."]
+filterwarnings = ["error", "ignore::UserWarning"]
+"""
 SERVICE = """
 from fastapi import APIRouter, FastAPI, Request
 from sqlalchemy import select
@@ -168,7 +173,7 @@ async def test_with_a_session_that_forgets_to_commit(client, session):
 @pytest.fixture
 def shelf(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Give a service, in a shell and beside a `.env` that would spoil its tests."""
-    pytester.makepyprojecttoml('[tool.pytest]\npythonpath = ["."]\nfilterwarnings = ["error"]')
+    pytester.makepyprojecttoml(PYPROJECT)
     pytester.makeconftest(CONFTEST)
     versions = pytester.mkpydir("shelf") / "migrations" / "versions"
     versions.mkdir(parents=True)

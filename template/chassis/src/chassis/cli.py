@@ -1,6 +1,7 @@
-"""The commands of a service: serve, dev and migrate."""
+"""The commands of a service: serve, dev, migrate, doctor and chassis."""
 
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
         params=[version],
         context_settings={"obj": Service(app, settings)},
     )
-    for command in (serve, dev, migrate, chassis):
+    for command in (serve, dev, migrate, doctor, chassis):
         group.add_command(command)
     return group
 
@@ -129,12 +130,35 @@ def dev(service: Service, host: str | None, port: int | None) -> None:
     is_flag=True,
     help="Wait until the database answers, for APP_DATABASE_WAIT_SECONDS at most.",
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Check the migrations instead, on a scratch database: one head, no drift, "
+    "up, down and up again.",
+)
 @click.pass_obj
-def migrate(service: Service, wait: bool) -> None:
+def migrate(service: Service, wait: bool, check: bool) -> None:
     """Bring the database's schema up to date."""
     _warn(service)
     configure_logging(LogOptions())
-    _migrate(service, wait=wait)
+    _migrate(service, wait=wait, check=check)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Write it for programs.")
+@click.pass_obj
+def doctor(service: Service, as_json: bool) -> None:
+    """Examine settings, database and schema, and say what to change.
+
+    Exits with 0 where nothing needs to be put right, with 1 where something does.
+    """
+    from .doctor import examine
+
+    report = examine(_read(service.settings), service.package)
+    columns = min(shutil.get_terminal_size().columns, 100)
+    click.echo(report.as_json() if as_json else report.as_text(columns))
+    if not report.healthy:
+        raise SystemExit(1)
 
 
 def _prepare(service: Service, **options: str | int | None) -> ChassisSettings:
@@ -228,10 +252,11 @@ def _serve(service: Service, settings: ChassisSettings, *, reload: bool) -> None
     run(service.app, settings, reload=reload)
 
 
-def _migrate(service: Service, *, wait: bool) -> None:
+def _migrate(service: Service, *, wait: bool, check: bool = False) -> None:
     from alembic.util import CommandError
 
     from .db.migrations import upgrade, wait_for_database
+    from .db.rehearsal import rehearse
 
     settings = _read(DatabaseSettings)
     logger.info(settings.describe_database())
@@ -240,10 +265,13 @@ def _migrate(service: Service, *, wait: bool) -> None:
     if wait:
         wait_for_database(settings)
     try:
-        upgrade(service.package, settings)
+        if check:
+            rehearse(service.package, settings)
+        else:
+            upgrade(service.package, settings)
     except CommandError as error:
         raise click.ClickException(str(error)) from error
-    logger.info("the database's schema is up to date")
+    logger.info("the migrations are in order" if check else "the database's schema is up to date")
 
 
 def _print_versions(context: click.Context, option: click.Parameter, value: bool) -> None:

@@ -95,7 +95,7 @@ class Report:
             if finding.advice:
                 lines += _wrapped(finding.advice, width, "        -> ", " " * len(label))
         levels = [finding.level for finding in self.findings]
-        lines += ["", f"{levels.count('problem')} problems, {levels.count('warning')} warnings"]
+        lines += ["", f"problems: {levels.count('problem')}, warnings: {levels.count('warning')}"]
         return "\n".join(lines)
 
 

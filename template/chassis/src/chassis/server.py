@@ -16,6 +16,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from socket import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
@@ -121,10 +122,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start the application, inside what this server adds to it."""
-        settings = getattr(getattr(self.config.loaded_app, "state", None), "settings", None)
+        settings = _settings_of(self.config.loaded_app)
         self.config.loaded_app = DrainMiddleware(self.config.loaded_app, self)
         await super().startup(sockets)
-        if self.started and isinstance(settings, ChassisSettings):
+        if self.started and settings is not None:
             processes = self.config.workers * settings.server_replicas
             self._budget = asyncio.create_task(report_budget(settings, processes=processes))
 
@@ -263,6 +264,16 @@ class Supervisor:
                 "worker [%s] died with %s, starting another", worker.pid, worker.exitcode
             )
             self._workers.append(self._start())
+
+
+def _settings_of(app: Any) -> ChassisSettings | None:
+    """Find the settings of the application that is served, inside what wraps it."""
+    while app is not None:
+        settings = getattr(getattr(app, "state", None), "settings", None)
+        if isinstance(settings, ChassisSettings):
+            return settings
+        app = getattr(app, "app", None)
+    return None
 
 
 def _stop_with_parent() -> None:

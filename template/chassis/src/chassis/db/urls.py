@@ -44,6 +44,7 @@ _FIXED: dict[str, tuple[str, ...]] = {
     "schema": ("public",),
     "sslcertmode": ("allow",),
     "sslcompression": ("0",),
+    "sslnegotiation": ("postgres",),
     "sslsni": ("1",),
 }
 _ADVICE = {
