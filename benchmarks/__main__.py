@@ -32,7 +32,9 @@ def main() -> None:
         candidates = list(prepare(options, service, postgres))
         servers = [stack.enter_context(run(one, log)) for one in candidates]
         results = drive(options, servers)
-        memory = {(one.candidate.name, one.candidate.backend): one.memory_mib() for one in servers}
+        memory: dict[tuple[str, str], float] = {
+            (one.candidate.name, one.candidate.backend): one.memory_mib() for one in servers
+        }
         starts = measure_starts(options, candidates, log)
     show(options, results, memory, starts)
 

@@ -97,4 +97,4 @@ def _print_ratio(ratio: Ratio, ours: Sequence[Slice], theirs: Sequence[Slice]) -
 
 
 def _median(slices: Sequence[Slice], measure: str) -> float:
-    return median(getattr(one, measure) for one in slices)
+    return float(median(getattr(one, measure) for one in slices))

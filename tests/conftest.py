@@ -83,7 +83,12 @@ def image_source(rendered: Render, shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def image(engine: Engine, image_source: Path, shared: Path) -> str:
     """The image of that service, built once for the whole run."""
-    once(shared / "image", lambda _: engine.build(image_source).check())
+
+    def build(_: Path) -> None:
+        engine.prune()
+        engine.build(image_source).check()
+
+    once(shared / "image", build)
     return name_of(image_source)
 
 

@@ -25,6 +25,8 @@ PATIENCE_SECONDS = 60
 STOPS_WITHIN_SECONDS = 30
 # Podman drops HEALTHCHECK without the first, and calls for systemd without the second.
 ENVIRONMENT = {"BUILDAH_FORMAT": "docker", "DISABLE_HC_SYSTEMD": "true"}
+LABEL = "template-test"
+OLD = "2h"
 HARDENED = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
@@ -73,8 +75,14 @@ class Engine:
     def build(self, folder: Path, *options: str, tag: str | None = None) -> Finished:
         """Build the image of a service's folder."""
         layers = () if self.runs else ("--layers",)
-        name = ("--tag", tag or name_of(folder))
+        name = ("--tag", tag or name_of(folder), f"--label={LABEL}")
         return self.call("build", *layers, *name, *options, str(folder))
+
+    def prune(self) -> None:
+        """Remove what runs of the tests before this one have built."""
+        if self.runs:
+            ours = ("--filter", f"label={LABEL}", "--filter", f"until={OLD}")
+            self.call("image", "prune", "--all", "--force", *ours)
 
     def layers(self, image: str) -> list[str]:
         """Name the layers of an image by their content, lowest first; one from elsewhere is got."""

@@ -152,7 +152,7 @@ class Load:
 
     def _work(self) -> None:
         with httpx2.Client(base_url=self._address, timeout=30, trust_env=False) as client:
-            while not self._over.wait(0.01):
+            while not self._over.wait(0.1):
                 self._write_and_read(client)
 
     def _write_and_read(self, client: httpx2.Client) -> None:

@@ -14,10 +14,7 @@ CONNECTIONS = 16
 COLUMNS = "id, name, quantity, price, created_at"
 ONE = f"SELECT {COLUMNS} FROM bench_items WHERE id = $1"
 LIST = f"SELECT {COLUMNS} FROM bench_items ORDER BY id LIMIT 50"
-INSERT = (
-    "INSERT INTO bench_items (name, quantity, price) VALUES ($1, $2, $3) "
-    f"RETURNING {COLUMNS}"
-)
+INSERT = f"INSERT INTO bench_items (name, quantity, price) VALUES ($1, $2, $3) RETURNING {COLUMNS}"
 
 
 class NewItem(BaseModel):

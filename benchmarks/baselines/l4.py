@@ -27,12 +27,10 @@ def create_engine() -> AsyncEngine:
         url = make_url(os.environ["BENCH_DSN"]).set(drivername="postgresql+asyncpg")
         return create_async_engine(url, pool_size=16, max_overflow=0)
     sqlite = f"sqlite+aiosqlite:///{file}"
-    engine = create_async_engine(
-        sqlite, pool_size=5, max_overflow=0, connect_args={"timeout": 10}
-    )
+    engine = create_async_engine(sqlite, pool_size=5, max_overflow=0, connect_args={"timeout": 10})
 
     @event.listens_for(engine.sync_engine, "connect")
-    def set_pragmas(connection: Any, record: object) -> None:
+    def set_pragmas(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
         for pragma in PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
@@ -56,9 +54,7 @@ class Item(Base):
     name: Mapped[str] = mapped_column(String(120))
     quantity: Mapped[int]
     price: Mapped[float]
-    created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class NewItem(BaseModel):
@@ -75,7 +71,7 @@ class ItemRead(NewItem):
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     yield
     await engine.dispose()
 

@@ -1,5 +1,6 @@
 """The servers of the fault tests, one of each for a worker, and settings that see nothing else."""
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,10 +78,30 @@ def embedded_server() -> Iterator[Cluster]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bank's database as a file, to copy."""
+    folder = tmp_path_factory.mktemp("bank")
+    Bank(f"sqlite:///{folder}/bank.db", folder).migrate()
+    return folder / "bank.db"
+
+
+@pytest.fixture(scope="session")
+def migrated_database(
+    embedded_server: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The bank's database on PostgreSQL, to copy."""
+    name = embedded_server.create_database()
+    Bank(embedded_server.url(name), tmp_path_factory.mktemp("bank")).migrate()
+    return name
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def bank(request: pytest.FixtureRequest, tmp_path: Path) -> Bank:
     """The bank on a database of the test's own, on either backend."""
     if request.param == "sqlite":
-        return Bank(f"sqlite:///{tmp_path}/bank.db", tmp_path).migrate()
+        shutil.copyfile(request.getfixturevalue("migrated_file"), tmp_path / "bank.db")
+        return Bank(f"sqlite:///{tmp_path}/bank.db", tmp_path)
     server: Cluster = request.getfixturevalue("embedded_server")
-    return Bank(server.url(server.create_database()), tmp_path).migrate()
+    name = server.create_database(request.getfixturevalue("migrated_database"))
+    return Bank(server.url(name), tmp_path)

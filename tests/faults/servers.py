@@ -94,10 +94,10 @@ class Cluster:
         commands = [part for statement in statements for part in ("-c", statement)]
         return self.run(*psql, *address, *commands).strip()
 
-    def create_database(self) -> str:
-        """Create an empty database that the service's role owns, and give its name."""
+    def create_database(self, template: str = "template1") -> str:
+        """Create a database that the service's role owns, and give its name."""
         name = f"test_{secrets.token_hex(4)}"
-        self.execute(f"CREATE DATABASE {name} OWNER {USER}")
+        self.execute(f"CREATE DATABASE {name} OWNER {USER} TEMPLATE {template}")
         return name
 
     def url(self, database: str, host: str = HOST) -> str:

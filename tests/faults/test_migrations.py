@@ -35,6 +35,7 @@ CONCURRENT_INDEX = """with op.get_context().autocommit_block():
 RECREATE = """with op.batch_alter_table("accounts", recreate="{}") as batch:
         batch.add_column(sa.Column("name", sa.String(), nullable=True))"""
 
+on_sqlite = pytest.mark.parametrize("bank", ["sqlite"], indirect=True)
 on_postgres = pytest.mark.parametrize("bank", ["postgres"], indirect=True)
 
 
@@ -147,6 +148,7 @@ def test_a_table_in_use_ends_a_migration_in_time_and_in_one_message(
     assert "Traceback" not in done.stdout
 
 
+@on_sqlite
 def test_several_heads_are_an_error_that_says_how_to_join_them(bank: Bank) -> None:
     bank = bank.copied()
     bank.add_revision("2a", "pass")
@@ -159,6 +161,7 @@ def test_several_heads_are_an_error_that_says_how_to_join_them(bank: Bank) -> No
         assert "Traceback" not in done.stdout
 
 
+@on_sqlite
 def test_a_package_without_revisions_is_an_error(bank: Bank) -> None:
     bank = bank.copied()
     (bank.revisions / "1_create_bank.py").unlink()
@@ -170,6 +173,7 @@ def test_a_package_without_revisions_is_an_error(bank: Bank) -> None:
         assert "Traceback" not in done.stdout
 
 
+@on_sqlite
 def test_a_database_that_is_newer_than_the_code_is_left_alone(
     bank: Bank, database: Database
 ) -> None:
@@ -238,7 +242,7 @@ def test_a_rehearsal_needs_a_role_that_may_create_databases(
     assert "Traceback" not in done.stdout
 
 
-@pytest.mark.parametrize("bank", ["sqlite"], indirect=True)
+@on_sqlite
 def test_a_backup_is_made_when_there_is_something_to_migrate(
     bank: Bank, database: Database
 ) -> None:

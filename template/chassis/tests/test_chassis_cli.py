@@ -61,6 +61,14 @@ def test_wrong_settings_are_one_message(command: str, monkeypatch: pytest.Monkey
     assert MARKED not in result.output
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_dotenv_that_cant_be_read_is_one_message(command: str) -> None:
+    Path(".env").write_bytes(b"APP_GREETING=\xff\n")
+    result = invoke(command)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: .env can't be read")
+
+
 def test_migrate_reads_the_databases_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APP_SERVER_PORT", "http")
     monkeypatch.setenv("APP_GREETNG", "x")
@@ -112,7 +120,7 @@ def test_dev_migrates_serves_follows_the_code_and_leaves_nothing_behind(
     folder = tmp_path_factory.mktemp("src")
     main = copytree(FOLDERS[0] / "chassis_sample", folder / "chassis_sample") / "main.py"
     with serving("dev", folder=folder) as running:
-        assert running.client.get("/readyz").status_code == 200
+        until(lambda: running.client.get("/readyz").status_code == 200)
         main.write_text(main.read_text().replace('"hello"', '"goodbye"'))
         until(lambda: greeting(running.client) == "goodbye")
         running.process.kill()

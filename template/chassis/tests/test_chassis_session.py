@@ -286,6 +286,8 @@ async def test_20_tasks_with_25_adjustments_each_end_at_500(
     settings: ChassisSettings, session: AsyncSession, route: str
 ) -> None:
     number = await add_item(session)
+    # It is about the sum, not about how long a slow machine takes to get there.
+    settings = changed(settings, database_pool_timeout=60)
     async with started(create_stock(settings, stock_router())) as client:
 
         async def adjust() -> set[int]:
@@ -516,7 +518,9 @@ MIXED = (
 async def test_200_requests_that_mix_sessions_on_pools_of_two_have_one_session_each(
     settings: ChassisSettings,
 ) -> None:
-    settings = changed(settings, database_pool_size=2, database_read_pool_size=2)
+    settings = changed(
+        settings, database_pool_size=2, database_read_pool_size=2, database_pool_timeout=20
+    )
     async with started(create_stock(settings, *mixed_routers())) as client:
         responses = await asyncio.gather(*[client.get(MIXED[n % len(MIXED)]) for n in range(200)])
 

@@ -235,7 +235,13 @@ def _explained() -> Iterator[None]:
 
 
 def _warn(service: Service) -> None:
-    for warning in unread_variables(service.settings):
+    try:
+        warnings = list(unread_variables(service.settings))
+    except (PermissionError, UnicodeDecodeError):
+        raise InvalidSettingsError(
+            ".env can't be read; make it a UTF-8 text file that this user may read"
+        ) from None
+    for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)
 
 

@@ -36,11 +36,15 @@ from .variables import source_of, unread_variables, variables_of
 
 Level = Literal["ok", "warning", "problem"]
 
-LITTLE_DISK = 1024**3
-NO_DISK = 100 * 1024**2
-PINGS = 5
+GIBIBYTE = 1024**3
 
 _TLS = "set APP_DATABASE_POSTGRES_SSLMODE=verify-full and APP_DATABASE_POSTGRES_SSLROOTCERT"
+_FEWER = (
+    "lower APP_DATABASE_POOL_SIZE, APP_DATABASE_READ_POOL_SIZE or APP_SERVER_WORKERS, raise the "
+    "server's max_connections, or put PgBouncer before it"
+)
+_LOCAL = ("::1", "localhost")
+_DRIVERS = {"sqlite": ("aiosqlite",), "postgres": ("asyncpg", "psycopg"), "custom": ()}
 _SECRET_NAME = re.compile("password|passwd|secret|token|credential|api_?key|private_?key|dsn")
 _IN_URL = re.compile(r"(?<=://)[^/@\s]*@")
 _HIDDEN = "********"
@@ -57,19 +61,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Value:
-    """A setting as it is in effect, and where it came from; a secret is hidden."""
-
-    name: str
-    value: str
-    source: str
-
-
-@dataclass(frozen=True)
 class Report:
-    """What an examination found."""
+    """What an examination found: the settings in effect, with their source, and the findings."""
 
-    settings: list[Value]
+    settings: list[dict[str, str]]
     findings: list[Finding]
 
     @property
@@ -83,10 +78,10 @@ class Report:
 
     def as_text(self, width: int) -> str:
         """Write it for people: the settings that are set, every finding."""
-        given = [one for one in self.settings if one.source != "default"]
+        given = [one for one in self.settings if one["source"] != "default"]
         lines = [f"settings ({len(self.settings) - len(given)} others have their defaults)"]
         for one in given:
-            lines += _wrapped(f"{one.name}={one.value} ({one.source})", width, "  ", "    ")
+            lines += _wrapped("{name}={value} ({source})".format(**one), width, "  ", "    ")
         lines += ["", "findings"]
         for finding in self.findings:
             label = f"  {finding.level:<8} "
@@ -102,7 +97,7 @@ class Report:
 def examine(settings: ChassisSettings, package: str) -> Report:
     """Look at everything that can be looked at without changing anything.
 
-    What does not answer is a finding, and what depends on it is left out.
+    What does not answer is a finding; what depends on it is left out.
     """
     findings = list(_settings_findings(settings))
     file = Path(settings.database_target.url.database or "").resolve()
@@ -114,32 +109,23 @@ def examine(settings: ChassisSettings, package: str) -> Report:
     return Report(list(_values(settings)), findings)
 
 
-def _values(settings: ChassisSettings) -> Iterator[Value]:
-    kind = type(settings)
-    for field in kind.model_fields:
-        value = getattr(settings, field)
-        if value is None and field in kind.platform_variables:
-            continue
-        source = source_of(settings, field)
-        yield Value(variables_of(kind, field)[0], _shown(field, value), source)
+def _values(settings: ChassisSettings) -> Iterator[dict[str, str]]:
+    for field in type(settings).model_fields:
+        value = _shown(field, getattr(settings, field))
+        name = variables_of(type(settings), field)[0]
+        yield {"name": name, "value": value, "source": source_of(settings, field)}
 
 
 def _shown(field: str, value: object) -> str:
     """Write a value without a secret, also where a service's own field is a plain string."""
-    ours = field in ChassisSettings.model_fields
-    named = not ours and isinstance(value, str) and _SECRET_NAME.search(field)
-    if isinstance(value, SecretStr) or named:
+    is_named = field not in ChassisSettings.model_fields and _SECRET_NAME.search(field)
+    if value and (isinstance(value, SecretStr) or is_named):
         return _HIDDEN
-    return _IN_URL.sub(f"{_HIDDEN}@", str(value))
+    return _IN_URL.sub(f"{_HIDDEN}@", "" if value is None else str(value))
 
 
 def _settings_findings(settings: ChassisSettings) -> Iterator[Finding]:
-    packages = ["sqlalchemy", "alembic", "fastapi"]
-    match settings.database_target.backend:
-        case "sqlite":
-            packages += ["aiosqlite"]
-        case "postgres":
-            packages += ["asyncpg", "psycopg"]
+    packages = ("sqlalchemy", "alembic", "fastapi", *_DRIVERS[settings.database_target.backend])
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     yield Finding("ok", "versions", f"chassis {__version__}, Python {python_version()}, {versions}")
     yield Finding("ok", "database", settings.describe_database())
@@ -163,14 +149,12 @@ async def _add(found: list[Finding], subject: str, findings: AsyncIterator[Findi
     try:
         async for finding in findings:
             found.append(finding)
-    except (DatabaseSettingsError, CommandError) as error:
-        found.append(Finding("problem", subject, str(error)))
     except DatabaseUnavailableError as error:
         advice = "check that it runs, that this host may reach it, and the variable above"
         found.append(Finding("problem", subject, str(error), advice))
-    except (SQLAlchemyError, OSError) as error:
+    except (DatabaseSettingsError, CommandError, SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
-        found.append(Finding("problem", subject, f"{type(error).__name__}: {reason}"))
+        found.append(Finding("problem", subject, reason))
     else:
         return True
     return False
@@ -186,31 +170,28 @@ async def _connection_findings(
         async with engine.connect() as connection:
             opened = time.perf_counter() - started
             answered = await _latency(connection)
-            yield Finding(
-                "ok",
-                subject,
-                f"{engine.dialect.driver} connects to {target.masked} in {opened * 1000:.1f} ms, "
-                f"and a query takes {answered * 1000:.2f} ms",
-            )
+            says = f"{engine.dialect.driver} connects to {target.masked}"
+            took = f"in {opened * 1000:.1f} ms, and a query takes {answered * 1000:.2f} ms"
+            yield Finding("ok", subject, f"{says} {took}")
             if target.backend == "sqlite":
                 async for finding in _pragma_findings(connection):
                     yield finding
             if target.backend == "postgres":
                 yield await _server_finding(connection, subject)
-                yield await _tls_finding(connection, target, subject)
+                yield await _tls_finding(connection, target, f"{subject}, TLS")
     finally:
         await engine.dispose()
     if target.backend == "postgres":
         processes = settings.server_workers * settings.server_replicas
-        needed = dict(needs(settings, processes=processes))[target]
-        budget = await ask_budget(settings, target, needed)
-        yield _pooler_finding(settings, budget, subject)
-        yield _budget_finding(budget, subject)
+        needed = [n for one, n in needs(settings, processes=processes) if one is target]
+        budget = await ask_budget(settings, target, needed[0])
+        for finding in _pool_findings(settings, budget, subject):
+            yield finding
 
 
 async def _latency(connection: AsyncConnection) -> float:
     took = []
-    for _ in range(PINGS):
+    for _ in range(5):
         started = time.perf_counter()
         await connection.execute(text("SELECT 1"))
         took.append(time.perf_counter() - started)
@@ -220,21 +201,20 @@ async def _latency(connection: AsyncConnection) -> float:
 async def _server_finding(connection: AsyncConnection, subject: str) -> Finding:
     query = text("SELECT current_setting('server_version'), pg_is_in_recovery()")
     server, standby = (await connection.execute(query)).one()
-    kind = "a standby" if standby else "a primary"
+    says = f"PostgreSQL {server}, a {'standby' if standby else 'primary'}"
     if standby and subject == "database":
-        advice = "name the primary, or all servers with commas between, which finds it"
-        return Finding("problem", subject, f"PostgreSQL {server}, a standby: no writes", advice)
-    return Finding("ok", subject, f"PostgreSQL {server}, {kind}")
+        advice = "name the primary, or all servers with commas between"
+        return Finding("problem", subject, f"{says}, which refuses writes", advice)
+    return Finding("ok", subject, says)
 
 
 async def _tls_finding(
     connection: AsyncConnection, target: DatabaseTarget, subject: str
 ) -> Finding:
-    subject = f"{subject}, TLS"
     driver: Any = (await connection.get_raw_connection()).driver_connection
     tls = driver._transport.get_extra_info("ssl_object")
     if tls is None:
-        if all(_is_local(host) for host, _ in target.hosts):
+        if all(host in _LOCAL or host.startswith(("/", "127.")) for host, _ in target.hosts):
             return Finding("ok", subject, "none, and none is needed within one machine")
         return Finding("warning", subject, "none: whoever is in between reads along", _TLS)
     if tls.context.check_hostname:
@@ -243,34 +223,23 @@ async def _tls_finding(
     return Finding("warning", subject, f"{tls.version()}, but {what} is not verified", _TLS)
 
 
-def _is_local(host: str) -> bool:
-    return host.startswith(("/", "127.")) or host in ("localhost", "::1")
-
-
-def _pooler_finding(settings: ChassisSettings, budget: Budget, subject: str) -> Finding:
-    subject, named = f"{subject}, pooler", uses_pgbouncer(settings, budget.target)
-    match budget.pooled, named:
+def _pool_findings(settings: ChassisSettings, budget: Budget, subject: str) -> Iterator[Finding]:
+    pooler, pool = f"{subject}, pooler", f"{subject}, pool"
+    match budget.pooled, uses_pgbouncer(settings, budget.target):
         case True, False:
             says = "a transaction pooler, which breaks prepared statements"
-            return Finding("problem", subject, says, "set APP_DATABASE_PGBOUNCER=true")
+            yield Finding("problem", pooler, says, "set APP_DATABASE_PGBOUNCER=true")
         case False, True:
-            says = "none in transaction mode, and statements are not prepared for one"
-            return Finding("warning", subject, says, "unset APP_DATABASE_PGBOUNCER")
+            says = "none in transaction mode, and no statement is prepared for that reason"
+            yield Finding("warning", pooler, says, "unset APP_DATABASE_PGBOUNCER")
         case _:
-            return Finding("ok", subject, "in transaction mode, as set" if named else "none")
-
-
-def _budget_finding(budget: Budget, subject: str) -> Finding:
-    subject = f"{subject}, pool"
-    limit = "by way of a pooler" if budget.pooled else f"of {budget.allowed} that it allows"
-    says = f"up to {budget.needed} connections {limit}"
-    if budget.fits:
-        return Finding("ok", subject, says)
-    advice = (
-        "lower APP_DATABASE_POOL_SIZE, APP_DATABASE_READ_POOL_SIZE or APP_SERVER_WORKERS, raise "
-        "the server's max_connections, or put PgBouncer before it"
-    )
-    return Finding("warning", subject, says, advice)
+            yield Finding("ok", pooler, "in transaction mode, as set" if budget.pooled else "none")
+    says = f"up to {budget.needed} connections"
+    if budget.pooled:
+        yield Finding("ok", pool, f"{says}, which the pooler shares")
+    else:
+        says += f" of {budget.allowed} that the server allows"
+        yield Finding("ok" if budget.fits else "warning", pool, says, "" if budget.fits else _FEWER)
 
 
 def _file_findings(settings: ChassisSettings, file: Path) -> Iterator[Finding]:
@@ -282,14 +251,12 @@ def _file_findings(settings: ChassisSettings, file: Path) -> Iterator[Finding]:
         yield Finding("ok", "file", f"{file}, {file.stat().st_size:,} bytes, its folder writable")
     else:
         yield Finding("problem", "file", f"there is no {file}", "run the command migrate")
-    free = shutil.disk_usage(folder).free
-    level: Level = "problem" if free < NO_DISK else "warning" if free < LITTLE_DISK else "ok"
-    advice = "" if level == "ok" else "make room, or move the file by APP_DATABASE_SQLITE_PATH"
-    yield Finding(level, "disk", f"{free / LITTLE_DISK:.1f} GiB are free", advice)
+    free, advice = shutil.disk_usage(folder).free, "make room, or move the file"
+    level: Level = "ok" if free > GIBIBYTE else "warning"
+    yield Finding(level, "disk", f"{free / GIBIBYTE:.1f} GiB free", "" if level == "ok" else advice)
     warning = version_warning(settings.server_workers * settings.server_replicas)
-    yield Finding(
-        "warning" if warning else "ok", "SQLite", warning or f"SQLite {sqlite3.sqlite_version}"
-    )
+    says = warning or f"version {sqlite3.sqlite_version}"
+    yield Finding("warning" if warning else "ok", "SQLite", says)
 
 
 async def _pragma_findings(connection: AsyncConnection) -> AsyncIterator[Finding]:
@@ -319,16 +286,15 @@ async def _schema_findings(settings: ChassisSettings, package: str) -> AsyncIter
     if is_behind(package, settings, current):
         says = f"at {shown}, and the code needs {head}"
         yield Finding("problem", "schema", says, "run the command migrate")
-    elif head in current:
-        yield Finding("ok", "schema", f"at {shown}, as the code needs it")
     else:
-        yield Finding("ok", "schema", f"at {shown}, which is newer than the code")
+        age = "as the code needs it" if head in current else "which is newer than the code"
+        yield Finding("ok", "schema", f"at {shown}, {age}")
 
 
 async def _migration_findings(settings: ChassisSettings) -> AsyncIterator[Finding]:
     driver = await asyncio.to_thread(check_connections, settings)
-    masked = settings.database_migration_target.masked
-    yield Finding("ok", "migrations", f"{driver} connects to {masked}")
+    says = f"{driver} connects to {settings.database_migration_target.masked}"
+    yield Finding("ok", "migrations", says)
 
 
 def _wrapped(words: str, width: int, first: str, rest: str) -> list[str]:

@@ -53,7 +53,8 @@ def source_of(settings: DatabaseSettings, field: str) -> str:
     """Say where the value of a field came from: the environment, .env, a file, or its default."""
     kind = type(settings)
     names = set(variables_of(kind, field))
-    if field in kind.platform_variables or names & _names(EnvSettingsSource(kind)):
+    is_platforms = field in kind.platform_variables and getattr(settings, field) is not None
+    if is_platforms or names & _names(EnvSettingsSource(kind)):
         return "environment"
     if names & _names(DotEnvSettingsSource(kind)):
         return ".env"

@@ -10,6 +10,7 @@ from . import connections, postgres, sqlite
 from .errors import DatabaseSettingsError, Failure, ReadOnlySessionError, classify
 from .pool import Pool
 from .settings import DatabaseSettings
+from .sqlite_cursor import use_one_hop_cursors
 from .statements import observe_statements
 from .urls import DatabaseTarget
 
@@ -87,6 +88,7 @@ def _sqlite_engine(
         poolclass=Pool,
         **options,
     )
+    use_one_hop_cursors(engine.sync_engine)
     sqlite.configure_connections(engine.sync_engine, settings, read_only=read_only)
     sqlite.free_lock_on_cancellation(engine.sync_engine)
     if not read_only:

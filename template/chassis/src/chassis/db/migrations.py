@@ -31,6 +31,7 @@ _POSTGRES = postgres_dialect()  # type: ignore[no-untyped-call]
 
 # Any number that nothing else in the database uses: ASCII "chassis" as an integer.
 LOCK_KEY = int.from_bytes(b"chassis", "big")
+LOCK_NOT_AVAILABLE = "55P03"
 _POLL_SECONDS = 0.2
 _LONGEST_BACKOFF_SECONDS = 2.0
 # libpq gives no SQLSTATE of a connection that was refused, only the server's words.
@@ -85,7 +86,8 @@ def upgrade(package: str, settings: DatabaseSettings, revision: str = "head") ->
     """Upgrade the database of a service's package to a revision.
 
     A database that is newer than the code is left alone, as a rollback needs it.
-    Raises alembic.util.CommandError where there is not exactly one head.
+    Raises alembic.util.CommandError where there is not exactly one head, DatabaseUnavailableError
+    where a table is in use for longer than the lock timeout.
     """
     from alembic import command
     from alembic.script.revision import ResolutionError
@@ -103,6 +105,13 @@ def upgrade(package: str, settings: DatabaseSettings, revision: str = "head") ->
             "a rollback, or another service's; nothing was migrated",
             error.__cause__.argument,
         )
+    except DBAPIError as error:
+        if sqlstate(error) != LOCK_NOT_AVAILABLE:
+            raise
+        raise DatabaseUnavailableError(
+            f"a table was in use for {settings.database_lock_timeout_seconds:g} seconds: migrate "
+            "again, or raise APP_DATABASE_LOCK_TIMEOUT_SECONDS"
+        ) from error
 
 
 def downgrade(package: str, settings: DatabaseSettings, revision: str) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -82,19 +82,13 @@ async def session_scope(factory: SessionFactory) -> AsyncIterator[AsyncSession]:
 
 async def get_db_session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
     """Give the request's write session. The handler commits."""
-    if _REQUEST_SESSION in connection.scope:
-        yield connection.scope[_REQUEST_SESSION]
-        return
-    async with _RequestSession(connection, writes=True) as session:
+    async with _request_session(connection, writes=True) as session:
         yield session
 
 
 async def get_db_read_session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
     """Give the request's read session; in a route that also writes, its write session."""
-    if _REQUEST_SESSION in connection.scope:
-        yield connection.scope[_REQUEST_SESSION]
-        return
-    async with _RequestSession(connection, writes=_route_writes(connection)) as session:
+    async with _request_session(connection, writes=_route_writes(connection)) as session:
         yield session
 
 
@@ -104,6 +98,13 @@ DbReadSession = Annotated[AsyncSession, Depends(get_db_read_session, scope="func
 
 
 _REQUEST_SESSION = "chassis.db.session"
+
+
+def _request_session(
+    connection: HTTPConnection, *, writes: bool
+) -> AbstractAsyncContextManager[AsyncSession]:
+    given = connection.scope.get(_REQUEST_SESSION)
+    return _RequestSession(connection, writes=writes) if given is None else nullcontext(given)
 
 
 class _Scope:
@@ -129,7 +130,7 @@ class _Scope:
 
 
 class _RequestSession(_Scope):
-    """The one session of a request, whoever asks for it first."""
+    """The session of a request; who asks again gets the same."""
 
     def __init__(self, connection: HTTPConnection, *, writes: bool) -> None:
         sessions: Sessions = connection.app.state.sessions

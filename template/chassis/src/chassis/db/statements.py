@@ -48,12 +48,14 @@ def _timed(run: Callable[..., None], slow_seconds: float) -> Callable[..., None]
             run(*arguments)
         finally:
             seconds = perf_counter() - started
-            statements = len(arguments) > 1
-            TOTAL.add(statements, seconds)
+            statement = arguments[1] if len(arguments) > 1 else "COMMIT"
+            # On PostgreSQL the driver begins transactions, unseen; so it is the same on SQLite.
+            count = 0 if statement in ("BEGIN IMMEDIATE", "COMMIT") else 1
+            TOTAL.add(count, seconds)
             if (current := CURRENT.get()) is not None:
-                current.add(statements, seconds)
+                current.add(count, seconds)
             if seconds >= slow_seconds > 0:
-                text = " ".join(arguments[1].split()) if statements else "COMMIT"
-                logger.warning("slow statement, %.0f ms: %s", seconds * 1000, text[:2000])
+                text = " ".join(statement.split())[:2000]
+                logger.warning("slow statement, %.0f ms: %s", seconds * 1000, text)
 
     return timed
