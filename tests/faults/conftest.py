@@ -87,9 +87,7 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_database(
-    embedded_server: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> str:
+def migrated_database(embedded_server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The bank's database on PostgreSQL, to copy."""
     name = embedded_server.create_database()
     Bank(embedded_server.url(name), tmp_path_factory.mktemp("bank")).migrate()

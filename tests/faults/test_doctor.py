@@ -110,7 +110,9 @@ def test_a_server_without_tls(plain_server: Cluster, tmp_path: Path) -> None:
     assert "psycopg connects to postgresql://" in found.of("migrations", "ok")[0]
     assert "none is needed within one machine" in found.of("database, TLS", "ok")[0]
     assert found.of("database, pooler", "ok") == ["none -> "]
-    assert "up to 18 connections of 97 that the server allows" in found.of("database, pool", "ok")[0]
+    assert (
+        "up to 18 connections of 97 that the server allows" in found.of("database, pool", "ok")[0]
+    )
     assert found.of("schema", "ok")
     assert found.settings["APP_DATABASE_URL"] == ("********", "environment")
     assert found.settings["APP_DATABASE_POOL_SIZE"] == ("5", "default")
@@ -123,7 +125,9 @@ def test_a_pool_that_the_server_can_not_serve(plain_server: Cluster, tmp_path: P
 
     assert found.code == 0
     (said,) = found.of("database, pool", "warning")
-    assert said.startswith("up to 124 connections of 97 that the server allows -> lower APP_DATABASE_POOL")
+    assert said.startswith(
+        "up to 124 connections of 97 that the server allows -> lower APP_DATABASE_POOL"
+    )
 
 
 @pytest.mark.parametrize(
