@@ -21,7 +21,7 @@ import pytest
 from tests.postgres import HOST, free_port
 from tests.project import tree
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 STOPS_WITHIN_SECONDS = 30
 # Podman drops HEALTHCHECK without the first, and calls for systemd without the second.
 ENVIRONMENT = {"BUILDAH_FORMAT": "docker", "DISABLE_HC_SYSTEMD": "true"}

@@ -18,7 +18,7 @@ from tests.postgres import HOST, free_port
 UV = find_uv_bin()
 STARTS_WITHIN_SECONDS = 30
 STOPS_WITHIN_SECONDS = 15
-ENDS_WITHIN_SECONDS = 300
+ENDS_WITHIN_SECONDS = 600
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_entries")),
         sa.UniqueConstraint("name", name=op.f("uq_entries_name")),
     )
-    op.bulk_insert(accounts, [{"id": 1, "balance": 0}])
+    op.bulk_insert(accounts, [{"balance": 0}])
 
 
 def downgrade() -> None:
