@@ -41,7 +41,11 @@ def api() -> Api:
         "commands": sorted(_commands(create_cli("none:none", settings=ChassisSettings), "")),
         "variables": sorted([*_settings(), *_entrypoint()]),
         "paths": sorted(_paths()),
-        "files": [path for path in ("docker/entrypoint.sh", "docker/healthcheck.py") if (CHASSIS / path).is_file()],
+        "files": [
+            path
+            for path in ("docker/entrypoint.sh", "docker/healthcheck.py")
+            if (CHASSIS / path).is_file()
+        ],
     }
 
 

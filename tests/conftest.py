@@ -1,6 +1,8 @@
 """What the tests share: the template as a release, renders of it, and a PostgreSQL."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +14,25 @@ from tests.postgres import Postgres, start_postgres
 from tests.project import render
 from tests.releases import Releases, once, this_and_next, this_one
 from tests.repository import FIRST
+from tests.service import TEMPORARY
 
 Render = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Work in a folder that no other run shares, those of services within this one included.
+
+    Each run of pytest closes its folder to other users, and an embedded PostgreSQL is one.
+    """
+    if not hasattr(config, "workerinput"):
+        os.environ[TEMPORARY] = tempfile.mkdtemp(prefix="template-tests-")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Leave nothing behind, but what a failed test made."""
+    if not hasattr(session.config, "workerinput") and exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(os.environ[TEMPORARY], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

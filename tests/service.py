@@ -16,6 +16,8 @@ from uv import find_uv_bin
 from tests.postgres import HOST, free_port
 
 UV = find_uv_bin()
+# Where a run of pytest keeps its folders: this run's own are not for those of its services.
+TEMPORARY = "PYTEST_DEBUG_TEMPROOT"
 STARTS_WITHIN_SECONDS = 30
 STOPS_WITHIN_SECONDS = 15
 ENDS_WITHIN_SECONDS = 600
@@ -85,7 +87,8 @@ class Service:
 
     def variables(self) -> dict[str, str]:
         """The environment of the service's processes."""
-        return os.environ | {"UV_PYTHON": str(self.python)} | self.environment
+        inherited = {name: value for name, value in os.environ.items() if name != TEMPORARY}
+        return inherited | {"UV_PYTHON": str(self.python)} | self.environment
 
 
 @dataclass(frozen=True)

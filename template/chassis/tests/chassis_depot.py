@@ -80,6 +80,10 @@ class Depot:
         (self.versions / f"{name}.py").write_text(script, encoding="utf-8")
         self._head = name
 
+    def branch_from(self, name: str) -> None:
+        """Let the next revision come after this one."""
+        self._head = name
+
     def forget(self, name: str) -> None:
         """Remove a revision, as the code of an older release does not have it."""
         (self.versions / f"{name}.py").unlink()

@@ -13,7 +13,7 @@ from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import CheckConstraint, ForeignKey, create_engine, func
 from sqlalchemy.dialects import registry
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 from sqlalchemy.pool import QueuePool
 
 from chassis import ChassisSettings, create_app
@@ -43,6 +43,7 @@ class Part(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), index=True)
+    item: Mapped[Item] = relationship()
 
 
 def changed(settings: ChassisSettings, **changes: object) -> ChassisSettings:

@@ -26,7 +26,7 @@ from fastapi.responses import StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import delete, func, insert, select, text, update
-from sqlalchemy.exc import IntegrityError, InvalidRequestError
+from sqlalchemy.exc import IntegrityError, InvalidRequestError, MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from starlette.types import Message, Receive, Scope, Send
 
@@ -97,6 +97,22 @@ class TestSessionScope:
             assert checked_out(engine) == 0
             await count_items(session)
             assert checked_out(engine) == 1
+
+    async def test_a_lazy_load_says_what_to_do_instead(
+        self, settings: ChassisSettings, engine: AsyncEngine
+    ) -> None:
+        async with session_scope(create_session_factory(settings, engine)) as session:
+            session.add(Part(item_id=await add_item(session)))
+            await session.commit()
+            session.expunge_all()
+            part = (await session.scalars(select(Part))).one()
+            with pytest.raises(MissingGreenlet, match=r"Part\.item was not loaded .*selectinload"):
+                _ = part.item
+            session.expire(part)
+            with pytest.raises(MissingGreenlet, match="a column of Part was not loaded"):
+                _ = part.item_id
+            await session.refresh(part, ["item"])
+            assert part.item.quantity == 0
 
     async def test_a_session_cannot_be_used_afterwards(
         self, settings: ChassisSettings, engine: AsyncEngine

@@ -43,7 +43,6 @@ _FEWER = (
     "lower APP_DATABASE_POOL_SIZE, APP_DATABASE_READ_POOL_SIZE or APP_SERVER_WORKERS, raise the "
     "server's max_connections, or put PgBouncer before it"
 )
-_LOCAL = ("::1", "localhost")
 _DRIVERS = {"sqlite": ("aiosqlite",), "postgres": ("asyncpg", "psycopg"), "custom": ()}
 _SECRET_NAME = re.compile("password|passwd|secret|token|credential|api_?key|private_?key|dsn")
 _IN_URL = re.compile(r"(?<=://)[^/@\s]*@")
@@ -79,7 +78,8 @@ class Report:
     def as_text(self, width: int) -> str:
         """Write it for people: the settings that are set, every finding."""
         given = [one for one in self.settings if one["source"] != "default"]
-        lines = [f"settings ({len(self.settings) - len(given)} others have their defaults)"]
+        defaults = len(self.settings) - len(given)
+        lines = _wrapped(f"settings ({defaults} others have their defaults)", width, "", "  ")
         for one in given:
             lines += _wrapped("{name}={value} ({source})".format(**one), width, "  ", "    ")
         lines += ["", "findings"]
@@ -214,7 +214,7 @@ async def _tls_finding(
     driver: Any = (await connection.get_raw_connection()).driver_connection
     tls = driver._transport.get_extra_info("ssl_object")
     if tls is None:
-        if all(host in _LOCAL or host.startswith(("/", "127.")) for host, _ in target.hosts):
+        if all(re.match(r"/|127\.|(localhost|::1)$", host) for host, _ in target.hosts):
             return Finding("ok", subject, "none, and none is needed within one machine")
         return Finding("warning", subject, "none: whoever is in between reads along", _TLS)
     if tls.context.check_hostname:
