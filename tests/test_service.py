@@ -223,9 +223,12 @@ def test_a_bad_port_is_one_readable_message(default: Service, what: str) -> None
     check_that_it_is_refused(service, "serve", next(iter(BAD_PORTS[what])))
 
 
-def test_a_folder_that_can_not_be_written_is_one_readable_message(default: Service) -> None:
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+def test_a_folder_that_can_not_be_written_is_one_readable_message(
+    default: Service, command: str
+) -> None:
     service = default.with_environment(APP_DATABASE_SQLITE_PATH="/proc/app.db")
-    check_that_it_is_refused(service, "migrate", "APP_DATABASE_SQLITE_PATH")
+    check_that_it_is_refused(service, command, "APP_DATABASE_SQLITE_PATH")
 
 
 def check_that_it_is_refused(service: Service, command: str, variable: str) -> None:

@@ -8,6 +8,7 @@ import warnings
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
@@ -32,10 +33,11 @@ def prepare_folder(target: DatabaseTarget) -> None:
     folder = Path(target.url.database or "").resolve().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Tried and not asked: root may write everywhere, where the file system has no such folder.
+        with TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise _unwritable(target, folder) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise _unwritable(target, folder)
 
 
 def configure_connections(
