@@ -22,7 +22,7 @@ READY_WITHIN_SECONDS = 180
 def commands() -> tuple[str, str]:
     """Read the command that scaffolds a service, and the one that runs the tests."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    scaffold, test = re.findall(r"```sh\n(.*?)\n```", readme, re.DOTALL)
+    scaffold, test, *_ = re.findall(r"```sh\n(.*?)\n```", readme, re.DOTALL)
     return scaffold, test
 
 
