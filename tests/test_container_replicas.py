@@ -4,6 +4,7 @@ import csv
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -110,9 +111,9 @@ def test_replicas_with_a_failing_revision_serve_nothing(
 
 @pytest.mark.skipif(not shutil.which("haproxy"), reason="needs haproxy")
 def test_replicas_are_replaced_without_a_failed_request(
-    runner: Engine, image: str, postgres: Postgres, variables: dict[str, str], tmp_path: Path
+    runner: Engine, image: str, postgres: Postgres, variables: dict[str, str]
 ) -> None:
-    load = replace_under_load(runner, image, variables | DRAIN, tmp_path)
+    load = replace_under_load(runner, image, variables | DRAIN)
     assert load.outcomes.keys() == {"200", "201"}
     assert min(load.outcomes.values()) > 50
     written = postgres.execute(
@@ -123,10 +124,10 @@ def test_replicas_are_replaced_without_a_failed_request(
 
 @pytest.mark.skipif(not shutil.which("haproxy"), reason="needs haproxy")
 def test_replicas_that_do_not_drain_fail_requests(
-    runner: Engine, image: str, variables: dict[str, str], tmp_path: Path
+    runner: Engine, image: str, variables: dict[str, str]
 ) -> None:
     """The counter-proof: the same load sees failures where the drain is switched off."""
-    load = replace_under_load(runner, image, variables | NO_DRAIN, tmp_path)
+    load = replace_under_load(runner, image, variables | NO_DRAIN)
     assert load.outcomes.keys() > {"200", "201"}
 
 
@@ -174,11 +175,13 @@ class Load:
         return response
 
 
-def replace_under_load(runner: Engine, image: str, variables: dict[str, str], folder: Path) -> Load:
+def replace_under_load(runner: Engine, image: str, variables: dict[str, str]) -> Load:
     """Restart two replicas behind a load balancer, one after the other."""
     with (
         replicas(runner, image, 2, RUN_DB_MIGRATIONS="true", **variables) as both,
-        balancer([container.until_ready().address for container in both], folder) as address,
+        # A socket's path may have 100 characters or so: fewer than pytest's folders take.
+        tempfile.TemporaryDirectory(prefix="haproxy-") as name,
+        balancer([container.until_ready().address for container in both], Path(name)) as address,
     ):
         load = Load(f"http://{address}")
         started = time.monotonic()
@@ -188,7 +191,7 @@ def replace_under_load(runner: Engine, image: str, variables: dict[str, str], fo
                 assert container.stop() in (0, 143)
                 container.start()
                 container.until_ready()
-                until(lambda: up(folder) == 2)
+                until(lambda: up(Path(name)) == 2)
             time.sleep(max(1, LOAD_SECONDS - (time.monotonic() - started)))
     print(f"{dict(load.outcomes)} in {time.monotonic() - started:.0f} s")
     return load

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -18,7 +19,34 @@ from chassis.context import outgoing_headers
 pytestmark = pytest.mark.anyio
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-SWITCHED_OFF = ("prometheus_client", "opentelemetry.sdk", "starlette.middleware.cors")
+SWITCHED_OFF = (
+    "asgiref",
+    "azure.keyvault",
+    "boto3",
+    "botocore",
+    "google.cloud.secretmanager",
+    "opentelemetry.exporter",
+    "opentelemetry.sdk",
+    "prometheus_client",
+    "starlette.middleware.cors",
+)
+PROGRAM = """
+import asyncio, sys
+from httpx2 import ASGITransport, AsyncClient
+from chassis import ChassisSettings, create_app
+
+async def show_imports(**switches):
+    app = create_app(ChassisSettings(**switches), package="sample")
+    async with app.router.lifespan_context(app):
+        transport = ASGITransport(app)
+        async with AsyncClient(transport=transport, base_url="http://testserver") as client:
+            await client.get("/livez")
+    print(*[name for name in {names} if name in sys.modules])
+
+asyncio.run(show_imports())
+asyncio.run(show_imports(**{switches}))
+"""
+EXTRAS = {"metrics": "prometheus_client", "tracing": "opentelemetry.exporter.otlp.proto.http"}
 
 router = APIRouter()
 
@@ -159,21 +187,52 @@ def stack(app: FastAPI) -> list[object]:
     return found
 
 
-async def test_no_layer_is_a_base_http_middleware(settings: ChassisSettings) -> None:
+@pytest.mark.parametrize("extras", [(), ("metrics",), ("tracing",), ("metrics", "tracing")])
+async def test_no_layer_is_a_base_http_middleware(
+    settings: ChassisSettings, monkeypatch: pytest.MonkeyPatch, extras: tuple[str, ...]
+) -> None:
+    for extra in extras:
+        pytest.importorskip(EXTRAS[extra], reason=f"needs the extra `{extra}`")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
     origins = ("https://app.example.com",)
-    everything = settings.model_copy(update={"http_cors_origins": origins})
+    switches = {f"{extra}_enabled": True for extra in extras}
+    everything = settings.model_copy(update={"http_cors_origins": origins, **switches})
     layers = stack(create_app(everything, package="sample"))
-    assert len(layers) > 3
+    assert {"RequestMiddleware", "CORSMiddleware"} < {type(layer).__name__ for layer in layers}
     assert not [layer for layer in layers if isinstance(layer, BaseHTTPMiddleware)]
 
 
-def test_what_is_switched_off_is_not_imported() -> None:
-    code = (
-        "import sys; from chassis import *; create_app(ChassisSettings(), package='sample'); "
-        f"print([name for name in {SWITCHED_OFF!r} if name in sys.modules])"
+async def test_a_base_http_middleware_would_be_found(settings: ChassisSettings) -> None:
+    app = create_app(settings, package="sample")
+    app.add_middleware(BaseHTTPMiddleware)
+    assert [layer for layer in stack(app) if isinstance(layer, BaseHTTPMiddleware)]
+
+
+def test_what_is_switched_off_is_not_imported_and_what_is_switched_on_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    installed = [extra for extra, module in EXTRAS.items() if is_installed(module)]
+    switches: dict[str, Any] = {f"{extra}_enabled": True for extra in installed}
+    switches |= {"http_cors_origins": ("https://app.example.com",)}
+    program = PROGRAM.format(names=SWITCHED_OFF, switches=switches)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.returncode == 0, done.stderr
+    off, on = done.stdout.splitlines()
+    assert off == ""
+    expected = {"starlette.middleware.cors"}
+    expected |= {"prometheus_client"} if "metrics" in installed else set()
+    expected |= {"opentelemetry.exporter", "opentelemetry.sdk"} if "tracing" in installed else set()
+    assert set(on.split()) == expected
+
+
+def is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 async def test_cors_answers_for_the_origins_that_are_named(settings: ChassisSettings) -> None:

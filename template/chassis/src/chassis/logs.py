@@ -4,8 +4,10 @@ import json
 import logging
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import isfinite
 from time import perf_counter, time
 from typing import Any, Literal, NamedTuple, Self, TextIO
 from urllib.parse import unquote
@@ -20,16 +22,25 @@ NO_ROUTE = "(no route)"
 
 access_logger = logging.getLogger("chassis.access")
 
-# What `extra=` adds to a record is what a bare one does not have.
-_STANDARD = {*vars(logging.makeLogRecord({})), "asctime", "message"}
-_SECRET = r"[\w-]*(?:password|passwd|secret|token|api[_-]?key|authorization|cookie)[\w-]*"
+# What `extra=` adds to a record is what a bare one does not have; uvicorn adds its message twice.
+_STANDARD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
+_SECRET = r"(?:password|passwd|secret|token|api[_-]?key|authorization|cookie)"
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
+# Bounded: of what a client sent, a search that tries again at each letter takes seconds.
+_ASSIGNED = rf"(?i)({_SECRET}[\w-]{{0,64}}['\"]?\s{{0,8}}[:=]\s{{0,8}}"
 _PATTERNS = (
-    (re.compile(r"(://[^\s:/@]*:)\S+@"), r"\1***@"),
-    (re.compile(rf"(?i)\b({_SECRET}['\"]?\s*[:=]\s*['\"]?)(?:\w+ )?[^\s'\",;&)]+"), r"\1***"),
+    (re.compile(r"(://[^\s:/@]*:)\S{1,4096}@"), r"\1***@"),
+    (re.compile(r"(?i)(\bcookie['\"]?: ?['\"]?)[^\n'\"]+"), r"\1***"),
+    (re.compile(_ASSIGNED + r"(['\"]))(?:(?!\2).)+"), r"\1***"),
+    (re.compile(_ASSIGNED + r")(?:\w+ )?[^\s'\",;&)]+"), r"\1***"),
     (re.compile(r"(?i)\b(bearer|basic) [\w.~+/=-]{8,}"), r"\1 ***"),
-    # Here PostgreSQL quotes the values of a row.
-    (re.compile(r"\b(DETAIL:).*"), r"\1 ***"),
+    # Here PostgreSQL quotes the values of a row, which may have several lines.
+    (re.compile(r"(?s)\b(DETAIL:).*?(?=\n(?:HINT:|\[SQL:|\n)|\Z)"), r"\1 ***"),
+    # And here the driver and the server quote the value of a statement.
+    (
+        re.compile(r"(invalid input (?:for query argument \$\d+|syntax for type [\w ]+):).*"),
+        r"\1 ***",
+    ),
 )
 
 
@@ -76,12 +87,19 @@ def log_access(request: RequestContext) -> None:
     if not access_logger.isEnabledFor(logging.INFO):
         return
     handlers = logging.root.handlers
-    if len(handlers) == 1 and isinstance(handlers[0], JSONHandler) and not access_logger.handlers:
-        # Nobody else listens: a record on its way through `logging` takes as long as all the rest.
-        handlers[0].stream.write(_access_line(request))
+    # Nobody else listens: a record on its way through `logging` takes as long as all the rest.
+    if (
+        len(handlers) == 1
+        and isinstance(handlers[0], JSONHandler)
+        and not (access_logger.handlers or access_logger.filters or handlers[0].filters)
+    ):
+        # A request does not fail with its log, as it would not by `logging` either.
+        with suppress(OSError, ValueError):
+            handlers[0].stream.write(_access_line(request))
         return
     fields = _access_fields(request)
-    access_logger.info("%(method)s %(route)s %(status)s", fields, extra=fields)
+    message = f"{fields['method']} {request.route or NO_ROUTE} {request.status}"
+    access_logger.info("%s", message, extra=fields)
 
 
 class JSONHandler(logging.StreamHandler[TextIO]):
@@ -104,11 +122,13 @@ class _Formatter(logging.Formatter):
                 return value
             case dict():
                 return {
-                    name: "***" if _SECRET_NAME.fullmatch(str(name)) else self.scrub(inner)
-                    for name, inner in value.items()
+                    name: "***" if _SECRET_NAME.search(name) else self.scrub(inner)
+                    for name, inner in zip(map(str, value), value.values(), strict=True)
                 }
             case list() | tuple() | set():
                 return [self.scrub(inner) for inner in value]
+            case float() if not isfinite(value):
+                return str(value)
             case bool() | int() | float() | None:
                 return value
             case _:
@@ -133,14 +153,14 @@ class JSONFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a line."""
-        line = {
+        added = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        own = {
             "timestamp": _timestamp(record.created),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **_request_fields(),
-            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
         }
+        line = own | _request_fields() | added | own
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(self.scrub(line))

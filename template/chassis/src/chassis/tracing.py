@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from sqlalchemy import Connection, Engine, event
@@ -31,6 +32,7 @@ class Tracing:
     def __init__(self, package: str) -> None:
         named = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: package}
         self.provider = TracerProvider(resource=Resource.create(named))
+        self.provider.add_span_processor(_WithoutQueries())
         if os.environ.get("OTEL_TRACES_EXPORTER") != "none":
             self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 
@@ -48,7 +50,9 @@ class Tracing:
     @asynccontextmanager
     async def watch(self, sessions: Sessions, settings: ChassisSettings) -> AsyncIterator[None]:
         """Trace the statements of an application while it runs; at the end send what is left."""
-        for engine in set(sessions.engines.values()):
+        # A custom database has one pool for both, and what listens to one engine hears the other.
+        engines = {engine.pool: engine for engine in reversed(sessions.engines.values())}
+        for engine in engines.values():
             _trace_statements(engine, self.provider.get_tracer("chassis"))
         try:
             yield
@@ -61,6 +65,14 @@ class Tracing:
         if not span.is_valid:
             return None
         return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+
+
+class _WithoutQueries(SpanProcessor):
+    """Hides query strings, which may hold secrets; FastAPI would send them."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if "url.query" in (getattr(span, "attributes", None) or {}):
+            span.set_attribute("url.query", "***")
 
 
 def _trace_statements(engine: Engine, tracer: Tracer) -> None:

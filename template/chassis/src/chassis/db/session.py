@@ -2,20 +2,21 @@
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from fastapi import Depends
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, Executable, event
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 from sqlalchemy.util.concurrency import in_greenlet
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from .engine import READ_ONLY, create_database_engine, create_read_engine
 from .errors import NestedWriteScopeError, ReadOnlySessionError, UncommittedChangesWarning
@@ -24,12 +25,21 @@ from .settings import DatabaseSettings
 SessionFactory = async_sessionmaker[AsyncSession]
 
 
+class Needs(NamedTuple):
+    """What the dependencies of a route ask of its session."""
+
+    writes: bool = False
+    outlives_handler: bool = False
+
+
 @dataclass(frozen=True)
 class Sessions:
     """The two factories that an application opens its sessions from, as `app.state.sessions`."""
 
     write: SessionFactory
     read: SessionFactory
+    # By the identity of a route, as far as one was looked at.
+    routes: dict[int, Needs] = field(default_factory=dict, repr=False)
 
     @property
     def engines(self) -> dict[str, Engine]:
@@ -80,16 +90,14 @@ async def session_scope(factory: SessionFactory) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-async def get_db_session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
+async def get_db_session(connection: HTTPConnection) -> AsyncSession:
     """Give the request's write session. The handler commits."""
-    async with _request_session(connection, writes=True) as session:
-        yield session
+    return await _enter(connection, writes=True)
 
 
-async def get_db_read_session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
+async def get_db_read_session(connection: HTTPConnection) -> AsyncSession:
     """Give the request's read session; in a route that also writes, its write session."""
-    async with _request_session(connection, writes=_route_writes(connection)) as session:
-        yield session
+    return await _enter(connection, writes=False)
 
 
 # With FastAPI's default scope the session would be closed after the response was sent.
@@ -98,13 +106,22 @@ DbReadSession = Annotated[AsyncSession, Depends(get_db_read_session, scope="func
 
 
 _REQUEST_SESSION = "chassis.db.session"
+# What FastAPI ends with the handler, and what it ends with the request. A dependency with `yield`
+# gets there through two generators and a cancel scope, which take a tenth of a request's time.
+_HANDLER_STACK = "fastapi_function_astack"
+_REQUEST_STACK = "fastapi_inner_astack"
 
 
-def _request_session(
-    connection: HTTPConnection, *, writes: bool
-) -> AbstractAsyncContextManager[AsyncSession]:
-    given = connection.scope.get(_REQUEST_SESSION)
-    return _RequestSession(connection, writes=writes) if given is None else nullcontext(given)
+async def _enter(connection: HTTPConnection, *, writes: bool) -> AsyncSession:
+    scope = connection.scope
+    given: AsyncSession | None = scope.get(_REQUEST_SESSION)
+    if given is not None:
+        return given
+    sessions: Sessions = scope["app"].state.sessions
+    needs = sessions.routes.get(id(scope["route"])) or _find_needs(sessions, scope)
+    factory = sessions.write if writes or needs.writes else sessions.read
+    stack: AsyncExitStack = scope[_REQUEST_STACK if needs.outlives_handler else _HANDLER_STACK]
+    return await stack.enter_async_context(_RequestSession(factory, scope))
 
 
 class _Scope:
@@ -120,7 +137,7 @@ class _Scope:
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None and _closes_at_once(self._session.sync_session):
+            if kind is None and _closes_at_once(self._session):
                 await self._session.close()
             else:
                 # In a task of its own, which survives the cancellation of this one.
@@ -132,52 +149,45 @@ class _Scope:
 class _RequestSession(_Scope):
     """The session of a request; who asks again gets the same."""
 
-    def __init__(self, connection: HTTPConnection, *, writes: bool) -> None:
-        sessions: Sessions = connection.app.state.sessions
-        super().__init__(sessions.write if writes else sessions.read)
-        self._connection = connection
+    def __init__(self, factory: SessionFactory, scope: Scope) -> None:
+        super().__init__(factory)
+        self._scope = scope
 
     async def __aenter__(self) -> AsyncSession:
-        session = await super().__aenter__()
-        self._connection.scope[_REQUEST_SESSION] = session
+        self._scope[_REQUEST_SESSION] = session = await super().__aenter__()
         return session
 
     async def __aexit__(self, kind: type[BaseException] | None, *others: object) -> None:
-        del self._connection.scope[_REQUEST_SESSION]
+        del self._scope[_REQUEST_SESSION]
         try:
-            if kind is None:
-                _warn_of_uncommitted_changes(self._session, self._connection)
+            if kind is None and self._session.in_transaction():
+                _warn_of_uncommitted_changes(self._session, self._scope)
         finally:
             await super().__aexit__(kind, *others)
 
 
-def _closes_at_once(session: Session) -> bool:
+def _closes_at_once(session: AsyncSession) -> bool:
     """Say whether nothing is sent to the database when a session is closed."""
     return not session.in_transaction() or session.get_bind().dialect.skip_autocommit_rollback
 
 
-def _route_writes(connection: HTTPConnection) -> bool:
-    """Say whether anything in the route's dependencies asks for the write session."""
-    state = connection.app.state
-    route = id(connection.scope["route"])
-    known: dict[int, bool] | None = getattr(state, "writing_routes", None)
-    if known is None or route not in known:
-        state.writing_routes = known = _find_writing_routes(connection.app.routes)
-    return known.setdefault(route, False)
-
-
-def _find_writing_routes(routes: list[Any]) -> dict[int, bool]:
-    found: dict[int, bool] = {}
-    for context in iter_route_contexts(routes):
+def _find_needs(sessions: Sessions, scope: Scope) -> Needs:
+    """Look at every route: there is one that was not known."""
+    for context in iter_route_contexts(scope["app"].routes):
         dependant: Dependant | None = getattr(context, "dependant", None)
         if dependant is not None:
             route = id(context.original_route)
-            found[route] = found.get(route, False) or _writes(dependant)
-    return found
+            sessions.routes[route] = _needs(dependant, sessions.routes.get(route, Needs()))
+    return sessions.routes.setdefault(id(scope["route"]), Needs())
 
 
-def _writes(dependant: Dependant) -> bool:
-    return dependant.call is get_db_session or any(map(_writes, dependant.dependencies))
+def _needs(dependant: Dependant, needs: Needs) -> Needs:
+    if dependant.call in (get_db_session, get_db_read_session):
+        writes = needs.writes or dependant.call is get_db_session
+        needs = Needs(writes, needs.outlives_handler or dependant.scope != "function")
+    for inner in dependant.dependencies:
+        needs = _needs(inner, needs)
+    return needs
 
 
 def uses_session(dependant: Dependant) -> bool:
@@ -186,11 +196,11 @@ def uses_session(dependant: Dependant) -> bool:
     return dependant.call in calls or any(map(uses_session, dependant.dependencies))
 
 
-def _warn_of_uncommitted_changes(session: AsyncSession, connection: HTTPConnection) -> None:
+def _warn_of_uncommitted_changes(session: AsyncSession, scope: Scope) -> None:
     changed = any(map(session.is_modified, session.dirty))
     if session.new or changed or session.deleted or _UNCOMMITTED in session.info:
-        route = getattr(connection.scope.get("route"), "path", connection.scope["path"])
-        method = connection.scope.get("method", "WEBSOCKET")
+        route = getattr(scope.get("route"), "path", scope["path"])
+        method = scope.get("method", "WEBSOCKET")
         warnings.warn(
             f"{method} {route} ended without committing what it wrote, and it was rolled back: "
             "await session.commit() in the handler",
@@ -205,10 +215,12 @@ class _WriteScope:
     _open: ClassVar[set[tuple[asyncio.Task[Any], Engine]]] = set()
 
     def __init__(self, session: AsyncSession) -> None:
-        bind = session.get_bind()
-        task = asyncio.current_task()
-        guarded = isinstance(session.sync_session, _WriteSession) and bind.dialect.name == "sqlite"
-        self._key = (task, bind.engine) if guarded and task is not None else None
+        self._key: tuple[asyncio.Task[Any], Engine] | None = None
+        bind, task = session.bind, asyncio.current_task()
+        assert bind is not None
+        writes = isinstance(session.sync_session, _WriteSession)
+        if writes and bind.dialect.name == "sqlite" and task is not None:
+            self._key = task, bind.sync_engine
 
     def __enter__(self) -> None:
         if self._key in self._open:
@@ -224,12 +236,52 @@ class _WriteScope:
             self._open.discard(self._key)
 
 
-class _WriteSession(Session):
+class _Session(Session):
+    """Looks at each statement before it runs.
+
+    A listener of `do_orm_execute` would make SQLAlchemy prepare each statement twice.
+    """
+
+    def execute(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        self._look_at(statement, options)
+        return super().execute(statement, *arguments, **options)
+
+    def scalar(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        self._look_at(statement, options)
+        return super().scalar(statement, *arguments, **options)
+
+    def scalars(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        self._look_at(statement, options)
+        return super().scalars(statement, *arguments, **options)
+
+    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
+        if not in_greenlet():
+            event.listen(self, "do_orm_execute", _explain_lazy_load)
+
+
+class _WriteSession(_Session):
     """Remembers whether something was written and not yet committed."""
 
+    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
+        super()._look_at(statement, options)
+        if getattr(statement, "is_dml", False):
+            self.info[_UNCOMMITTED] = True
 
-class _ReadSession(Session):
+
+class _ReadSession(_Session):
     """Refuses what an AUTOCOMMIT connection must not or can't do, before the driver sees it."""
+
+    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
+        super()._look_at(statement, options)
+        if not isinstance(statement, Executable):
+            return
+        if statement.is_dml:
+            raise ReadOnlySessionError
+        if getattr(statement, "_for_update_arg", None) is not None:
+            raise ReadOnlySessionError("with_for_update() needs a transaction: take DbSession")
+        for given in (options.get("execution_options", {}), statement.get_execution_options()):
+            if given.get("stream_results") or given.get("yield_per"):
+                raise ReadOnlySessionError("streaming needs a transaction: take DbSession")
 
 
 _UNCOMMITTED = "chassis_uncommitted"
@@ -238,12 +290,6 @@ _UNCOMMITTED = "chassis_uncommitted"
 @event.listens_for(_WriteSession, "after_flush")
 def _note_flush(session: Session, context: UOWTransaction) -> None:
     session.info[_UNCOMMITTED] = True
-
-
-@event.listens_for(_WriteSession, "do_orm_execute")
-def _note_statement(state: ORMExecuteState) -> None:
-    if state.is_insert or state.is_update or state.is_delete:
-        state.session.info[_UNCOMMITTED] = True
 
 
 @event.listens_for(_WriteSession, "after_transaction_end")
@@ -257,18 +303,6 @@ def _refuse_flush(session: Session, context: UOWTransaction, instances: object) 
     raise ReadOnlySessionError
 
 
-@event.listens_for(_ReadSession, "do_orm_execute")
-def _refuse_statement(state: ORMExecuteState) -> None:
-    if state.is_insert or state.is_update or state.is_delete:
-        raise ReadOnlySessionError
-    if getattr(state.statement, "_for_update_arg", None) is not None:
-        raise ReadOnlySessionError("with_for_update() needs a transaction: take DbSession")
-    if state.execution_options.get("stream_results") or state.execution_options.get("yield_per"):
-        raise ReadOnlySessionError("streaming needs a transaction: take DbSession")
-
-
-@event.listens_for(_WriteSession, "do_orm_execute")
-@event.listens_for(_ReadSession, "do_orm_execute")
 def _explain_lazy_load(state: ORMExecuteState) -> None:
     """Say what to do where SQLAlchemy would say that greenlet_spawn has not been called."""
     if in_greenlet() or not (state.is_relationship_load or state.is_column_load):
