@@ -7,10 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from .context import current_request
 from .db.errors import (
@@ -96,7 +98,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code < 400:
         return Response(status_code=error.status_code, headers=error.headers)
-    return problem_response(error.status_code, error.detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers |= _allowed(request)
+    return problem_response(error.status_code, error.detail, headers=headers)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
@@ -118,6 +123,17 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     return problem_response(500, "Something went wrong here, not with the request.")
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Name the methods of a path; the router names those of the first of its routes only."""
+    # What is mounted has had its own path taken off.
+    root = request.scope.get("app_root_path", request.scope.get("root_path", ""))
+    scope = {**request.scope, "root_path": root}
+    routes = iter_route_contexts(request.app.routes)
+    matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
+    return {} if request.method in methods or not methods else {"Allow": ", ".join(sorted(methods))}
 
 
 def _title(status: int) -> str:

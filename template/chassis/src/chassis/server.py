@@ -22,7 +22,7 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.supervisors import ChangeReload
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .db.budget import report_budget
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
@@ -46,6 +46,8 @@ def run(app: str, settings: ChassisSettings, *, reload: bool = False) -> None:
     config = create_config(app, settings, reload=reload)
     server = Server(config, settings)
     if reload:
+        from uvicorn.supervisors import ChangeReload
+
         ChangeReload(config, server.run, [config.bind_socket()]).run()
     elif config.workers > 1:
         with _shared_metrics(settings) as forget:
@@ -65,7 +67,7 @@ def create_config(app: str, settings: ChassisSettings, *, reload: bool = False) 
         reload=reload,
         reload_dirs=_source_folders(app) if reload else None,
         loop="uvloop" if find_spec("uvloop") else "asyncio",
-        http="httptools",
+        http=Protocol,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -87,6 +89,33 @@ def _source_folders(app: str) -> list[str]:
     packages = (app.partition(":")[0].partition(".")[0], __package__ or "")
     specs = [find_spec(package) for package in packages]
     return [str(Path(spec.origin).parent) for spec in specs if spec is not None and spec.origin]
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, which may close a connection while a request on it is still being served.
+
+    It does so where garbage follows a request. asyncio would ignore the answer, uvloop raises: an
+    error of the application by the looks of it, with a traceback that any client can cause.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        """Take over a connection."""
+        super().connection_made(Transport(transport))  # type: ignore[arg-type]
+
+
+class Transport:
+    """A transport that ignores what is written when it is closed."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, if there is anybody to send them to."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Server(uvicorn.Server):

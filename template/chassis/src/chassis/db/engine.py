@@ -10,7 +10,6 @@ from . import connections, postgres, sqlite
 from .errors import DatabaseSettingsError, Failure, ReadOnlySessionError, classify
 from .pool import Pool
 from .settings import DatabaseSettings
-from .sqlite_cursor import use_one_hop_cursors
 from .statements import observe_statements
 from .urls import DatabaseTarget
 
@@ -74,6 +73,9 @@ def _read_engine(
 def _sqlite_engine(
     settings: DatabaseSettings, target: DatabaseTarget, *, read_only: bool = False, **options: Any
 ) -> AsyncEngine:
+    # Imports the driver, which is not needed where PostgreSQL serves.
+    from .sqlite_cursor import use_one_hop_cursors
+
     sqlite.prepare_folder(target)
     sqlite.accept_decimals()
     url, arguments = target.runtime()

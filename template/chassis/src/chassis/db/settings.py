@@ -48,6 +48,7 @@ class DatabaseSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
+        defer_build=True,
         env_prefix="APP_",
         env_file=".env",
         env_file_encoding="utf-8",

@@ -1,0 +1,41 @@
+"""The service that is attacked: rendered with its example, with the extra of its metrics."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Render
+from tests.postgres import Postgres
+from tests.pythons import RUNNING, find_python
+from tests.releases import once
+from tests.service import Service
+
+from .attacked import Attacked
+
+
+@pytest.fixture(scope="session")
+def metered(rendered: Render, shared: Path) -> Service:
+    """The service of the default answers that can count, installed once for the whole run."""
+    python = find_python(RUNNING)
+
+    def make(folder: Path) -> None:
+        shutil.copytree(rendered(), folder)
+        Service(folder, python).uv("add", "service-chassis[metrics]==0+template").check()
+
+    return Service(once(shared / "services" / "metered", make), python)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def attacked(request: pytest.FixtureRequest, metered: Service, tmp_path: Path) -> Attacked:
+    """That service on a migrated database of the test's own, on either backend."""
+    if request.param == "sqlite":
+        file = str(tmp_path / "app.db")
+        made = Attacked(metered.with_environment(APP_DATABASE_SQLITE_PATH=file))
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        name = postgres.create_database()
+        service = metered.with_environment(APP_DATABASE_URL=postgres.url(name))
+        made = Attacked(service, postgres, name)
+    made.service.cli("migrate").check()
+    return made
