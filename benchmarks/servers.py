@@ -18,6 +18,8 @@ from tests.postgres import HOST, free_port
 SCRIPT = Path(__file__).parent / "load.lua"
 TICKS = os.sysconf("SC_CLK_TCK")
 STARTS_WITHIN_SECONDS = 30
+# A deployed service is compiled once, as in its image; the first start of a candidate does it here.
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def run(candidate: Candidate, log: Path) -> Iterator[Server]:
         process = subprocess.Popen(
             [*candidate.command, str(port)],
             cwd=candidate.folder,
-            env=os.environ | candidate.environment,
+            env=os.environ | BYTECODE | candidate.environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -33,8 +33,10 @@ def api() -> Api:
     names = {name: sorted(importlib.import_module(name).__all__) for name in MODULES}
     return {
         **names,
-        # Rendered routers import it.
+        # Rendered routers import the first, the guide names the others.
         "chassis.errors": ["problem_responses"],
+        "chassis.context": ["outgoing_headers"],
+        "chassis.health": ["add_readiness_check"],
         "distribution": [f"{project['name']}=={project['version']}"],
         "requires-python": [project["requires-python"]],
         "extras": sorted(project["optional-dependencies"]),

@@ -433,3 +433,12 @@ def test_waiting_ends_at_once_where_it_cannot_help(settings: ChassisSettings) ->
     with pytest.raises(DatabaseUnavailableError, match="none"):
         wait_for_database(nameless)
     assert time.monotonic() - started < 3
+
+
+def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text(
+        "Remember the milk, and much else that fills the hundred bytes of a header. " * 2
+    )
+    with pytest.raises(DatabaseUnavailableError, match=r"notes\.txt: file is not a database"):
+        wait_for_database(DatabaseSettings(database_sqlite_path=file))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import JSON, Connection, Engine, MetaData, create_engine, pool, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import dialect as postgres_dialect
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from . import connections, postgres, sqlite
 from .base import UTCDateTime
@@ -34,8 +34,14 @@ LOCK_KEY = int.from_bytes(b"chassis", "big")
 LOCK_NOT_AVAILABLE = "55P03"
 _POLL_SECONDS = 0.2
 _LONGEST_BACKOFF_SECONDS = 2.0
-# libpq gives no SQLSTATE of a connection that was refused, only the server's words.
-_REFUSED = ("authentication failed", "does not exist", "no password supplied", "no pg_hba.conf")
+# libpq gives no SQLSTATE of a connection that was refused, only the server's words; SQLite never.
+_REFUSED = (
+    "authentication failed",
+    "does not exist",
+    "no password supplied",
+    "no pg_hba.conf",
+    "file is not a database",
+)
 _POOLER = (
     "APP_ALEMBIC_DATABASE_URL: migrations can't run through a transaction pooler (PgBouncer), "
     "where their lock is lost; set it to the URL of the database itself"
@@ -225,7 +231,7 @@ def _engine(settings: DatabaseSettings) -> Iterator[Engine]:
 def _connect(engine: Engine, target: DatabaseTarget) -> Iterator[Connection]:
     try:
         connection = engine.connect()
-    except OperationalError as error:
+    except DatabaseError as error:
         if postgres.is_refusal_by_pooler(str(error.orig)):
             raise DatabaseSettingsError(_POOLER) from error
         raise connections.unavailable(target, error) from error
