@@ -104,8 +104,8 @@ def show(
     off = "all-off" if "all-off" in options.variant else options.variant[-1]
     print(
         f"{options.rounds} rounds of {options.seconds} s, {options.clients} clients, one worker; "
-        "pools: L3 and L4 16, the service 5 write and 10 read, on SQLite L4 5, the service 1 + 10;\n"
-        "PostgreSQL does not wait for its disk (fsync off), so that processor time is compared"
+        "pools: L3 and L4 16, the service 5 write and 10 read, on SQLite L4 5, the service 1 and 10"
+        "\nPostgreSQL does not wait for its disk (fsync off): what is compared is processor time"
     )
     for name in options.variant:
         report.print_ratios(results, list(report.ratios(name, off)))
