@@ -154,4 +154,4 @@ def _starting_with(name: str, metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _is_error(line: str) -> bool:
-    return "Traceback" in line or '"level":"ERROR"' in line or '"level":"CRITICAL"' in line
+    return "Traceback" in line or re.search(r'"level": ?"(ERROR|CRITICAL)"', line) is not None
