@@ -101,9 +101,10 @@ async def test_an_id_of_the_client_is_not_taken_where_it_is_not_trusted(
     assert answer.headers["x-request-id"] != "abc-1"
 
 
-async def test_ids_are_passed_on(settings: ChassisSettings) -> None:
-    sent = {"X-Request-ID": "abc-1", "traceparent": TRACEPARENT}
-    async with client_of(settings) as client:
+@pytest.mark.parametrize("header", ["X-Request-ID", "X-Correlation-ID"])
+async def test_ids_are_passed_on(settings: ChassisSettings, header: str) -> None:
+    sent = {header: "abc-1", "traceparent": TRACEPARENT}
+    async with client_of(settings, http_request_id_header=header) as client:
         assert (await client.get("/outgoing", headers=sent)).json() == sent
 
 

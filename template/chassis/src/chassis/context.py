@@ -19,12 +19,13 @@ _random_bits = Random().getrandbits
 class RequestContext(Statements):
     """One request: its ids, what it asked of databases so far, and how it was answered."""
 
-    __slots__ = ("is_late", "request_id", "scope", "started", "status", "traceparent")
+    __slots__ = ("id_header", "is_late", "request_id", "scope", "started", "status", "traceparent")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, id_header: str) -> None:
         self.count = 0
         self.seconds = 0.0
         self.scope = scope
+        self.id_header = id_header
         self.started = perf_counter()
         self.status = 0
         self.is_late = False
@@ -66,5 +67,5 @@ def outgoing_headers() -> dict[str, str]:
     request = current_request()
     if request is None:
         return {}
-    headers = {"X-Request-ID": request.request_id, "traceparent": request.traceparent}
+    headers = {request.id_header: request.request_id, "traceparent": request.traceparent}
     return {name: value for name, value in headers.items() if value is not None}

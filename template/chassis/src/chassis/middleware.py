@@ -55,7 +55,8 @@ class RequestMiddleware:
         self._deadlines = Deadlines(seconds) if seconds else None
         self._makes_id = settings.http_request_id
         self._trusts_id = settings.http_request_id_trusted
-        self._id_header = settings.http_request_id_header.lower().encode()
+        self.id_header = settings.http_request_id_header
+        self._id_header = self.id_header.lower().encode()
         self._any_host = "*" in settings.http_allowed_hosts
         self._allows = lru_cache(1024)(partial(_allows, settings.http_allowed_hosts))
         self._never_checked = {"/livez", "/readyz", settings.metrics_path}
@@ -165,7 +166,7 @@ class Exchange(RequestContext):
     def __init__(
         self, middleware: RequestMiddleware, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        super().__init__(scope)
+        super().__init__(scope, middleware.id_header)
         self._middleware = middleware
         self._receive = receive
         self._send = send
