@@ -136,12 +136,17 @@ class _Scope:
         return self._session
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        session = self._session
         try:
-            if kind is None and _closes_at_once(self._session):
-                await self._session.close()
+            if not session.in_transaction():
+                # It holds no connection.
+                session.sync_session.close()
+            elif kind is None and session.get_bind().dialect.skip_autocommit_rollback:
+                # Nothing is sent to the database.
+                await session.close()
             else:
                 # In a task of its own, which survives the cancellation of this one.
-                await self._session.__aexit__(kind, None, None)
+                await session.__aexit__(kind, None, None)
         finally:
             self._guard.__exit__()
 
@@ -164,11 +169,6 @@ class _RequestSession(_Scope):
                 _warn_of_uncommitted_changes(self._session, self._scope)
         finally:
             await super().__aexit__(kind, *others)
-
-
-def _closes_at_once(session: AsyncSession) -> bool:
-    """Say whether nothing is sent to the database when a session is closed."""
-    return not session.in_transaction() or session.get_bind().dialect.skip_autocommit_rollback
 
 
 def _find_needs(sessions: Sessions, scope: Scope) -> Needs:
