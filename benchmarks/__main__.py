@@ -1,6 +1,7 @@
 """Compare the rendered service with the baselines: `uv run python -m benchmarks`."""
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections import defaultdict
@@ -24,6 +25,8 @@ WORKS = ("W0", "W1", "W2", "W3")
 def main() -> None:
     """Run it all and print the tables."""
     options = _options()
+    if shutil.which("wrk") is None:
+        sys.exit("the load comes from wrk, which is not on the path: apt install wrk")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         postgres = stack.enter_context(start_postgres())
