@@ -50,14 +50,30 @@ async def test_who_waits_longest_is_served_first(engine: AsyncEngine) -> None:
     assert served == [0, 1, 2]
 
 
+def entry() -> ConnectionPoolEntry:
+    return cast(ConnectionPoolEntry, object())
+
+
 async def test_a_newcomer_does_not_take_what_was_given_to_another() -> None:
-    queue, connection = Queue(1), object()
+    queue, connection = Queue(1), entry()
     waiter = asyncio.create_task(greenlet_spawn(queue.get, True, 5))
     await asyncio.sleep(0)
-    queue.put_nowait(cast(ConnectionPoolEntry, connection))
+    queue.put_nowait(connection)
     with pytest.raises(Empty):
         queue.get_nowait()
     assert await waiter is connection
+
+
+async def test_a_connection_that_a_cancelled_wait_was_given_is_kept_where_none_more_fits() -> None:
+    queue = Queue(1)
+    waiter = asyncio.create_task(greenlet_spawn(queue.get, True, 5))
+    await asyncio.sleep(0)
+    queue.put_nowait(entry())
+    queue.put_nowait(entry())
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert queue.qsize() == 2
 
 
 async def test_who_waits_too_long_is_told_so(engine: AsyncEngine) -> None:

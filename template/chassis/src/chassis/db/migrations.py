@@ -34,7 +34,7 @@ LOCK_KEY = int.from_bytes(b"chassis", "big")
 LOCK_NOT_AVAILABLE = "55P03"
 _POLL_SECONDS = 0.2
 _LONGEST_BACKOFF_SECONDS = 2.0
-# libpq gives no SQLSTATE of a connection that was refused, only the server's words; SQLite never.
+# libpq gives no SQLSTATE of a connection that was refused, only words; nor does SQLite.
 _REFUSED = (
     "authentication failed",
     "does not exist",

@@ -42,10 +42,8 @@ class Queue(QueueCommon[ConnectionPoolEntry]):
 
     def put_nowait(self, item: ConnectionPoolEntry) -> None:
         """Give a connection to the task that waits longest, or keep it. Raises Full."""
-        while self._waiting:
-            if not (waiter := self._waiting.popleft()).done():
-                waiter.set_result(item)
-                return
+        if self._hand_over(item):
+            return
         if self.full():
             raise Full
         self._free.append(item)
@@ -63,6 +61,14 @@ class Queue(QueueCommon[ConnectionPoolEntry]):
             raise Empty
         return self._free.pop()
 
+    def _hand_over(self, item: ConnectionPoolEntry) -> bool:
+        """Give a connection to the task that waits longest, if any waits."""
+        while self._waiting:
+            if not (waiter := self._waiting.popleft()).done():
+                waiter.set_result(item)
+                return True
+        return False
+
     async def _wait(self, seconds: float) -> ConnectionPoolEntry:
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
@@ -71,9 +77,10 @@ class Queue(QueueCommon[ConnectionPoolEntry]):
         try:
             item: ConnectionPoolEntry | None = await waiter
         except asyncio.CancelledError:
-            # It may have been given one at the same moment.
-            if not waiter.cancelled() and (given := waiter.result()) is not None:
-                self.put_nowait(given)
+            # It may have been given one at the same moment, which nobody else would close.
+            given = None if waiter.cancelled() else waiter.result()
+            if given is not None and not self._hand_over(given):
+                self._free.append(given)
             raise
         finally:
             timer.cancel()

@@ -255,6 +255,7 @@ class _Session(Session):
         return super().scalars(statement, *arguments, **options)
 
     def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
+        # Only a lazy load comes from outside; the listener can tell which attribute it is for.
         if not in_greenlet():
             event.listen(self, "do_orm_execute", _explain_lazy_load)
 

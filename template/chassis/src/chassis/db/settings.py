@@ -48,7 +48,6 @@ class DatabaseSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        defer_build=True,
         env_prefix="APP_",
         env_file=".env",
         env_file_encoding="utf-8",
