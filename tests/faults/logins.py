@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from chassis.db import create_database_engine, create_read_engine
 from chassis.db.errors import DatabaseSettingsError, DatabaseUnavailableError
-from chassis.db.migrations import open_connection
+from chassis.db.migrations.connect import open_connection
 from chassis.db.settings import DatabaseSettings
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine

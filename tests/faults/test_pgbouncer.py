@@ -24,7 +24,8 @@ from chassis.db.errors import (
     DatabaseUnavailableError,
     ReadOnlySessionError,
 )
-from chassis.db.migrations import _engine, _lock, wait_for_database
+from chassis.db.migrations.connect import create_migration_engine, wait_for_database
+from chassis.db.migrations.lock import hold_lock
 from sqlalchemy import create_engine, insert, text
 
 from tests.scale import FULL
@@ -250,5 +251,5 @@ def test_migrations_run_through_a_pooler_in_session_mode(
 
 def lock(settings: ChassisSettings) -> None:
     """Take the lock of migrations, as they do first of all."""
-    with _engine(settings) as engine, _lock(engine, settings):
+    with create_migration_engine(settings) as engine, hold_lock(engine, settings):
         pass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import MetaData
 
 from chassis.db import DatabaseSettings
-from chassis.db.migrations import alembic_config
+from chassis.db.migrations.upgrade import alembic_config
 
 if TYPE_CHECKING:
     from alembic.config import Config

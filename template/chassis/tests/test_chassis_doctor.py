@@ -10,7 +10,7 @@ from chassis_stock import changed
 from pydantic import SecretStr
 
 from chassis import ChassisSettings
-from chassis.db.migrations import upgrade
+from chassis.db.migrations.upgrade import upgrade
 from chassis.doctor import Finding, Report, examine
 
 

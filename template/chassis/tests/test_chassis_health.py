@@ -15,7 +15,7 @@ from sqlalchemy import Engine, event
 
 from chassis import ChassisSettings, create_app
 from chassis.db import health
-from chassis.db.migrations import downgrade, upgrade
+from chassis.db.migrations.upgrade import downgrade, upgrade
 
 
 @pytest.fixture

@@ -23,7 +23,9 @@ from sqlalchemy.engine import Row
 
 from chassis import ChassisSettings
 from chassis.db import Base, DatabaseSettings, DatabaseUnavailableError
-from chassis.db.migrations import LOCK_KEY, downgrade, upgrade, wait_for_database
+from chassis.db.migrations.connect import wait_for_database
+from chassis.db.migrations.lock import LOCK_KEY
+from chassis.db.migrations.upgrade import downgrade, upgrade
 
 TABLES = {"alembic_version", "item", "part"}
 ADD_BIN = "op.create_table('bin', sa.Column('id', sa.Integer, primary_key=True))"
@@ -172,7 +174,7 @@ SIX_UPGRADES = """
 import os, sys, traceback
 import alembic.command, psycopg
 from chassis.db import DatabaseSettings
-from chassis.db.migrations import upgrade
+from chassis.db.migrations.upgrade import upgrade
 
 def run():
     try:

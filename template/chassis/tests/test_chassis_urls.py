@@ -18,7 +18,7 @@ from sqlalchemy import URL, text
 from chassis import ChassisSettings
 from chassis.db import DatabaseSettings, DatabaseUnavailableError, create_database_engine
 from chassis.db.errors import DatabaseSettingsError
-from chassis.db.migrations import upgrade
+from chassis.db.migrations.upgrade import upgrade
 from chassis.db.urls import DatabaseTarget, parse_url
 
 VARIABLE = "APP_DATABASE_URL"

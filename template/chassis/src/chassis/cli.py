@@ -261,8 +261,9 @@ def _serve(service: Service, settings: ChassisSettings, *, reload: bool) -> None
 def _migrate(service: Service, *, wait: bool, check: bool = False) -> None:
     from alembic.util import CommandError
 
-    from .db.migrations import upgrade, wait_for_database
-    from .db.rehearsal import rehearse
+    from .db.migrations.check import check_migrations
+    from .db.migrations.connect import wait_for_database
+    from .db.migrations.upgrade import upgrade
 
     settings = _read(DatabaseSettings)
     logger.info(settings.describe_database())
@@ -272,7 +273,7 @@ def _migrate(service: Service, *, wait: bool, check: bool = False) -> None:
         wait_for_database(settings)
     try:
         if check:
-            rehearse(service.package, settings)
+            check_migrations(service.package, settings)
         else:
             upgrade(service.package, settings)
     except CommandError as error:

@@ -27,7 +27,8 @@ from .db.budget import Budget, ask_budget, needs
 from .db.engine import create_probe_engine
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from .db.health import DatabaseProbe, is_behind
-from .db.migrations import alembic_config, check_connections, find_head
+from .db.migrations.connect import check_connections
+from .db.migrations.upgrade import alembic_config, find_head
 from .db.postgres import uses_pgbouncer
 from .db.sqlite import version_warning
 from .db.urls import DatabaseTarget

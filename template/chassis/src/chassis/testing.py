@@ -201,7 +201,7 @@ def _databases(
 
 @pytest.fixture(scope="session")
 def _migrated_databases(service: Service[Any], _databases: Databases) -> Iterator[Databases]:
-    from .db.migrations import upgrade
+    from .db.migrations.upgrade import upgrade
 
     def migrate(url: str) -> None:
         upgrade(service.package, service.settings(database_url=url, secrets_dir=NOWHERE))

@@ -79,7 +79,7 @@ def is_behind(package: str, settings: DatabaseSettings, current: Iterable[str]) 
     """Say whether the code knows a later revision; a database newer than the code is not behind."""
     from alembic.script import ScriptDirectory
 
-    from .migrations import alembic_config
+    from .migrations.upgrade import alembic_config
 
     scripts = ScriptDirectory.from_config(alembic_config(package, settings))
     known = {script.revision for script in scripts.walk_revisions()}

@@ -10,7 +10,7 @@ from chassis_logins import administered
 from sqlalchemy import text
 
 from chassis import ChassisSettings
-from chassis.db.rehearsal import rehearse
+from chassis.db.migrations.check import check_migrations
 
 ADD = "op.create_table('bin', sa.Column('id', sa.Integer, primary_key=True))"
 DROP = "op.drop_table('bin')"
@@ -39,7 +39,7 @@ def test_migrations_that_are_in_order(depot: Depot, settings: ChassisSettings) -
     depot.add("1", ADD, DROP)
     depot.add("2", DROP, ADD)
 
-    rehearse(depot.package, settings)
+    check_migrations(depot.package, settings)
 
     assert databases(settings) == before
 
@@ -61,6 +61,6 @@ def test_what_is_wrong_is_named(
     depot.add("1", upgrade, downgrade)
 
     with pytest.raises(CommandError, match=says):
-        rehearse(depot.package, settings)
+        check_migrations(depot.package, settings)
 
     assert databases(settings) == before

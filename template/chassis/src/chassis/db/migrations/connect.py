@@ -1,0 +1,135 @@
+"""Connections of migrations: synchronous, unpooled, and never through a transaction pooler."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, create_engine, pool, text
+from sqlalchemy.exc import DatabaseError, DBAPIError
+
+from .. import connections, postgres, sqlite
+from ..errors import HOPELESS, DatabaseSettingsError, DatabaseUnavailableError, sqlstate
+from ..settings import DatabaseSettings
+from ..urls import DatabaseTarget
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_LONGEST_BACKOFF_SECONDS = 2.0
+# libpq gives no SQLSTATE of a connection that was refused, only words; nor does SQLite.
+_REFUSED = (
+    "authentication failed",
+    "does not exist",
+    "no password supplied",
+    "no pg_hba.conf",
+    "file is not a database",
+)
+_POOLER = (
+    "APP_ALEMBIC_DATABASE_URL: migrations can't run through a transaction pooler (PgBouncer), "
+    "where their lock is lost; set it to the URL of the database itself"
+)
+
+
+def wait_for_database(settings: DatabaseSettings) -> None:
+    """Wait until the database answers, `APP_DATABASE_WAIT_SECONDS` at most.
+
+    Raises DatabaseUnavailableError after that, or at once where waiting can't help.
+    """
+    deadline = time.monotonic() + settings.database_wait_seconds
+    pause = _POLL_SECONDS
+    with create_migration_engine(settings) as engine:
+        while True:
+            try:
+                with connect(engine, settings.database_migration_target):
+                    return
+            except DatabaseUnavailableError as error:
+                if _is_hopeless(error) or time.monotonic() + pause > deadline:
+                    raise
+                logger.info("waiting for the database: %s", error)
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_BACKOFF_SECONDS)
+
+
+@contextmanager
+def open_connection(settings: DatabaseSettings) -> Iterator[Connection]:
+    """Open a connection as migrations do. Raises DatabaseUnavailableError where it can't."""
+    with (
+        create_migration_engine(settings) as engine,
+        connect(engine, settings.database_migration_target) as connection,
+    ):
+        yield connection
+
+
+def check_connections(settings: DatabaseSettings) -> str:
+    """Connect as migrations do and give the driver's name.
+
+    Raises DatabaseUnavailableError where that fails, DatabaseSettingsError behind a pooler.
+    """
+    with open_connection(settings) as one, open_connection(settings) as other:
+        if one.dialect.name == "postgresql":
+            refuse_noticed_pooler(one, other)
+        return one.dialect.driver
+
+
+@contextmanager
+def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
+    target = settings.database_migration_target
+    _refuse_named_pooler(settings)
+    url, arguments = target.migration()
+    if target.backend == "sqlite":
+        sqlite.prepare_folder(target)
+        sqlite.accept_decimals()
+    if target.backend == "postgres":
+        arguments = postgres.psycopg_arguments(settings, arguments)
+    engine = create_engine(
+        url,
+        connect_args=arguments,
+        echo=settings.database_echo,
+        hide_parameters=True,
+        poolclass=pool.NullPool,
+    )
+    if target.backend == "sqlite":
+        sqlite.configure_connections(engine, settings, migrating=True)
+    if target.backend == "postgres":
+        connections.ask_for_password(engine, settings, target)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def connect(engine: Engine, target: DatabaseTarget) -> Iterator[Connection]:
+    try:
+        connection = engine.connect()
+    except DatabaseError as error:
+        if postgres.is_refusal_by_pooler(str(error.orig)):
+            raise DatabaseSettingsError(_POOLER) from error
+        raise connections.unavailable(target, error) from error
+    with connection:
+        yield connection
+
+
+def _refuse_named_pooler(settings: DatabaseSettings) -> None:
+    target = settings.database_migration_target
+    shared = target is settings.database_target
+    if target.pgbouncer or (shared and postgres.uses_pgbouncer(settings, target)):
+        raise DatabaseSettingsError(_POOLER)
+
+
+def refuse_noticed_pooler(*pair: Connection) -> None:
+    """Tell a transaction pooler by two idle connections that share a server process."""
+    for one in pair:
+        one.execution_options(isolation_level="AUTOCOMMIT")
+    ask = text("SELECT pg_backend_pid()")
+    seen = [tuple(one.scalar(ask) for one in pair) for _ in range(3)]
+    if len({pid for row in seen for pid in row}) != 2 or len(set(seen)) != 1:
+        raise DatabaseSettingsError(_POOLER)
+
+
+def _is_hopeless(error: DatabaseUnavailableError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, DBAPIError) and (
+        sqlstate(cause).startswith(HOPELESS) or any(words in str(cause.orig) for words in _REFUSED)
+    )

@@ -1,0 +1,87 @@
+"""The commands that change a schema, on the migrations inside a service's package."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+from ..errors import DatabaseUnavailableError, sqlstate
+from ..settings import DatabaseSettings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+logger = logging.getLogger(__name__)
+
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+def upgrade(package: str, settings: DatabaseSettings, revision: str = "head") -> None:
+    """Upgrade the database of a service's package to a revision.
+
+    A database that is newer than the code is left alone, as a rollback needs it.
+    Raises alembic.util.CommandError where there is not exactly one head, DatabaseUnavailableError
+    where a table is in use for longer than the lock timeout.
+    """
+    from alembic import command
+    from alembic.script.revision import ResolutionError
+    from alembic.util import CommandError
+
+    config = alembic_config(package, settings)
+    find_head(config)
+    try:
+        command.upgrade(config, revision)
+    except CommandError as error:
+        if revision != "head" or not isinstance(error.__cause__, ResolutionError):
+            raise
+        logger.warning(
+            "the database is at revision %s, which this code does not have: it is newer, as after "
+            "a rollback, or another service's; nothing was migrated",
+            error.__cause__.argument,
+        )
+    except DBAPIError as error:
+        if sqlstate(error) != LOCK_NOT_AVAILABLE:
+            raise
+        raise DatabaseUnavailableError(
+            f"a table was in use for {settings.database_lock_timeout_seconds:g} seconds: migrate "
+            "again, or raise APP_DATABASE_LOCK_TIMEOUT_SECONDS"
+        ) from error
+
+
+def downgrade(package: str, settings: DatabaseSettings, revision: str) -> None:
+    """Downgrade the database of a service's package to a revision, `base` for an empty one."""
+    from alembic import command
+
+    command.downgrade(alembic_config(package, settings), revision)
+
+
+def alembic_config(package: str, settings: DatabaseSettings) -> "Config":
+    """Build Alembic's configuration for the migrations inside an installed package."""
+    from alembic.config import Config
+
+    config = Config(attributes={"settings": settings})
+    config.set_main_option("script_location", f"{package}:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def find_head(config: "Config") -> str:
+    """Give the revision that the code needs.
+
+    Raises alembic.util.CommandError for none, which Alembic lets pass, and for several.
+    """
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    heads = ScriptDirectory.from_config(config).get_heads()
+    if len(heads) > 1:
+        raise CommandError(
+            f"the migrations have {len(heads)} heads, {', '.join(sorted(heads))}: join them with "
+            "alembic merge heads -m merge"
+        )
+    if not heads:
+        raise CommandError(
+            "there is no revision in migrations/versions: make the first with alembic revision "
+            "--autogenerate; where there is one, the package was installed without it"
+        )
+    return heads[0]
