@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from chassis.db import DatabaseSettings, create_database_engine
 from chassis.db.budget import report_budget
-from chassis.db.sqlite import version_warning
+from chassis.db.sqlite import WAL_BYTES_KEPT, version_warning
 
 ROWS = """
     INSERT INTO things SELECT n, n % 7 FROM (
@@ -87,3 +87,27 @@ async def test_the_version_is_logged_at_the_start(
 
     levels = [(record.levelname, record.getMessage()[:11]) for record in caplog.records]
     assert levels == [("INFO", f"SQLite {sqlite3.sqlite_version}"[:11]), ("WARNING", "2 processes")]
+
+
+async def test_a_log_that_grew_behind_a_reader_is_cut_when_the_reader_is_gone(
+    settings: DatabaseSettings, file: Path
+) -> None:
+    engine, wal = create_database_engine(settings), file.with_name("app.db-wal")
+
+    async def write(blobs: int) -> None:
+        async with engine.begin() as connection:
+            for _ in range(blobs):
+                await connection.execute(text("INSERT INTO blobs VALUES (zeroblob(1048576))"))
+
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE blobs (content BLOB)"))
+    with closing(sqlite3.connect(file)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM blobs").fetchone()
+        await write(70)
+    assert wal.stat().st_size > 70 * 1024 * 1024
+    await write(1)
+    await write(1)
+
+    assert wal.stat().st_size <= WAL_BYTES_KEPT
+    await engine.dispose()

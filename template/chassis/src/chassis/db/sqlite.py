@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 # Before it, two processes that write at once can damage a file in WAL mode:
 # https://sqlite.org/wal.html#walresetbug
 SAFE_FOR_PROCESSES = (3, 51, 3)
+# What a WAL is cut to when it begins anew. A reader that stays can make it grow to any size.
+WAL_BYTES_KEPT = 64 * 1024 * 1024
 _GIVEN_UP = "chassis_given_up"
 
 
