@@ -16,6 +16,7 @@ from ..urls import DatabaseTarget
 from .autogenerate import render_item
 from .connect import connect, create_migration_engine
 from .lock import hold_lock
+from .rebuild import preserve_rebuilt_tables
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ def run_migrations(metadata: MetaData | Sequence[MetaData], settings: DatabaseSe
         hold_lock(engine, settings),
         connect(engine, target) as connection,
     ):
+        if target.backend == "sqlite":
+            preserve_rebuilt_tables(connection)
         context.configure(connection=connection, **options)
         with context.begin_transaction():
             if settings.database_sqlite_backup_before_migrate and target.backend == "sqlite":

@@ -1,0 +1,171 @@
+"""What a rebuild of an SQLite table would lose: it is kept, or named.
+
+SQLite can't alter most of a table, so Alembic's batch mode copies it into a new one. That one has
+what SQLAlchemy reflects: no trigger, no index over an expression, no order or collation.
+"""
+
+import logging
+import re
+import warnings
+from typing import Any, NamedTuple, NoReturn
+
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError, SAWarning
+
+logger = logging.getLogger(__name__)
+
+_NAME = r'("(?:[^"]|"")+"|\w+)'
+_DROP_TABLE = re.compile(rf"\s*DROP TABLE {_NAME}\s*$")
+# The prefix is in Alembic's manual: "Running batch migrations for SQLite".
+_RENAME = re.compile(rf'\s*ALTER TABLE "?_alembic_tmp_.* RENAME TO {_NAME}\s*$')
+_CREATE = re.compile(
+    rf"\s*CREATE (?:UNIQUE )?(?:INDEX|TRIGGER) (?:IF NOT EXISTS )?{_NAME}", re.IGNORECASE
+)
+_BROKEN = re.compile(r"error in (view|trigger) (.+?)(?: after rename)?: (.*)", re.DOTALL)
+_TEXTS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+# What the new table lacks where the revision does not restate it.
+_OPTIONS = {
+    "AUTOINCREMENT": 'table_kwargs={"sqlite_autoincrement": True}',
+    "COLLATE": 'reflect_args=[sa.Column(…, sa.String(collation="NOCASE"))]',
+}
+
+
+class _Attached(NamedTuple):
+    """A trigger or an index of a table, and for an index its columns in order."""
+
+    kind: str
+    sql: str
+    columns: list[tuple[Any, ...]]
+
+    @property
+    def is_unreflected(self) -> bool:
+        return self.kind == "trigger" or any(name is None for name, *_ in self.columns)
+
+
+def preserve_rebuilt_tables(connection: Connection) -> None:
+    """Keep triggers and indexes through each rebuild on this SQLite connection.
+
+    Raises alembic.util.CommandError for what can't be kept: for an index at the rebuild, for a
+    view or a trigger before the commit, as the revision may make it anew.
+    """
+    message = "Skipped unsupported reflection of expression-based index"
+    warnings.filterwarnings("ignore", message=message, category=SAWarning)
+    rebuilds = _Rebuilds(connection)
+    event.listen(connection, "before_cursor_execute", rebuilds.before_statement)
+    event.listen(connection, "after_cursor_execute", rebuilds.after_statement)
+    event.listen(connection, "commit", rebuilds.check_dependents)
+
+
+class _Rebuilds:
+    def __init__(self, connection: Connection) -> None:
+        self._execute = connection.exec_driver_sql
+        self._dropped: dict[str, tuple[str, dict[str, _Attached]]] = {}
+        self._attached: dict[str, _Attached] = {}
+        self._kept: dict[str, _Attached] = {}
+        self._rebuilt: list[str] = []
+
+    def before_statement(self, _: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+        if found := _DROP_TABLE.match(statement):
+            table = _unquote(found[1])
+            self._dropped[table] = (self._read_sql(table), self._read_attached(table))
+        elif _RENAME.match(statement):
+            # Else SQLite refuses to rename while a view or a trigger names the missing table.
+            self._execute("PRAGMA legacy_alter_table=ON")
+        elif (found := _CREATE.match(statement)) and (
+            kept := self._kept.pop(_unquote(found[1]), None)
+        ):
+            # Made anew by a revision that knew of the loss.
+            self._execute(f"DROP {kept.kind} IF EXISTS {found[1]}")
+
+    def after_statement(self, _: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+        if found := _RENAME.match(statement):
+            self._execute("PRAGMA legacy_alter_table=OFF")
+            self._restore(_unquote(found[1]))
+        elif found := _CREATE.match(statement):
+            self._restore_order(_unquote(found[1]))
+
+    def check_dependents(self, _: Connection) -> None:
+        """Have SQLite compile each view and trigger, as it does when it renames any table."""
+        if not self._rebuilt:
+            return
+        tables, self._rebuilt = ", ".join(dict.fromkeys(self._rebuilt)), []
+        try:
+            self._execute("CREATE TABLE _chassis_probe (id)")
+            self._execute("ALTER TABLE _chassis_probe RENAME TO _chassis_probed")
+            self._execute("DROP TABLE _chassis_probed")
+        except DBAPIError as error:
+            if found := _BROKEN.match(str(error.orig)):
+                _refuse(tables, f"breaks the {found[1]} {found[2]}", found[3], error)
+            raise
+
+    def _restore(self, table: str) -> None:
+        before, attached = self._dropped.pop(table, ("", {}))
+        self._rebuilt.append(table)
+        for name, one in attached.items():
+            if not one.is_unreflected:
+                self._attached[name] = one
+                continue
+            try:
+                self._execute(one.sql)
+            except DBAPIError as error:
+                _refuse(table, f"would lose the {one.kind} {name}", str(error.orig), error)
+            self._kept[name] = one
+        for option in _options(before) - _options(self._read_sql(table)):
+            logger.warning(
+                "the rebuild of the table %s lost %s; unless that is meant, write "
+                "op.batch_alter_table(…, %s)",
+                table,
+                option,
+                _OPTIONS[option],
+            )
+
+    def _restore_order(self, index: str) -> None:
+        """Make an index as it was where only descending order or a collation is gone."""
+        before = self._attached.pop(index, None)
+        now = self._read_columns(index)
+        if before is None or before.columns == now or _names(before.columns) != _names(now):
+            return
+        self._execute(f"DROP INDEX {_quote(index)}")
+        self._execute(before.sql)
+
+    def _read_sql(self, table: str) -> str:
+        query = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
+        return self._execute(query, (table,)).scalar() or ""
+
+    def _read_attached(self, table: str) -> dict[str, _Attached]:
+        rows = self._execute(
+            "SELECT name, type, sql FROM sqlite_master WHERE type IN ('index', 'trigger') "
+            "AND tbl_name = ? COLLATE NOCASE AND sql IS NOT NULL",
+            (table,),
+        ).all()
+        return {name: _Attached(kind, sql, self._read_columns(name)) for name, kind, sql in rows}
+
+    def _read_columns(self, index: str) -> list[tuple[Any, ...]]:
+        query = 'SELECT name, "desc", coll FROM pragma_index_xinfo(?) WHERE key'
+        return [tuple(row) for row in self._execute(query, (index,))]
+
+
+def _refuse(table: str, loss: str, reason: str, error: DBAPIError) -> NoReturn:
+    from alembic.util import CommandError
+
+    raise CommandError(
+        f"the rebuild of the table {table} {loss} ({reason}); nothing was changed: drop it before "
+        "op.batch_alter_table and create it again after it, as it is to be"
+    ) from error
+
+
+def _options(sql: str) -> set[str]:
+    words = _TEXTS.sub(" ", sql).upper().split()
+    return _OPTIONS.keys() & {word.strip("(,)") for word in words}
+
+
+def _names(columns: list[tuple[Any, ...]]) -> list[Any]:
+    return [name for name, *_ in columns]
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _unquote(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
