@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alembic import command
 from sqlalchemy import MetaData
 
 from chassis.db import DatabaseSettings
@@ -19,11 +20,21 @@ ENVIRONMENT = '''
 """Tell Alembic which tables and which database these are."""
 
 from alembic import context
+from alembic import command
 from sqlalchemy import MetaData
 
 from chassis.db import DatabaseSettings, run_migrations
 
 run_migrations(context.config.attributes.get("metadata", MetaData()), DatabaseSettings())
+'''
+OWN_ENVIRONMENT = '''
+"""Tell Alembic which tables and which database these are."""
+
+import sqlalchemy as sa
+from chassis.db import DatabaseSettings, run_migrations
+
+{models}
+run_migrations(metadata, DatabaseSettings(), {options})
 '''
 REVISION = '''
 """{name}"""
@@ -67,12 +78,27 @@ class Depot:
 
     def __init__(self, folder: Path) -> None:
         self.package = folder.name
-        self.versions = folder / "migrations" / "versions"
+        self._folder = folder / "migrations"
+        self.versions = self._folder / "versions"
         self.versions.mkdir(parents=True)
         (folder / "__init__.py").touch()
         (folder / "migrations" / "env.py").write_text(ENVIRONMENT, encoding="utf-8")
         (folder / "migrations" / "script.py.mako").write_text(TEMPLATE, encoding="utf-8")
         self._head: str | None = None
+
+    def configure(self, *models: str, options: str = "") -> None:
+        """Write an env.py with models and options of its own."""
+        lines = "\n".join(["metadata = sa.MetaData()", *models])
+        script = OWN_ENVIRONMENT.format(models=lines, options=options)
+        (self._folder / "env.py").write_text(script, encoding="utf-8")
+
+    def generate(self, settings: DatabaseSettings, message: str = "generated") -> str:
+        """Make a revision of the models in env.py; return its text."""
+        made = command.revision(alembic_config(self.package, settings), message, autogenerate=True)
+        assert made is not None
+        assert not isinstance(made, list)
+        self._head = made.revision
+        return Path(made.path).read_text(encoding="utf-8")
 
     def add(self, name: str, upgrade: str, downgrade: str = "pass") -> None:
         """Add a revision after the one that was added last."""

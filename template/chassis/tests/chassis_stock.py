@@ -2,15 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
-from sqlalchemy import CheckConstraint, ForeignKey, create_engine, func
+from sqlalchemy import CheckConstraint, Connection, ForeignKey, NullPool, create_engine, func
 from sqlalchemy.dialects import registry
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -57,6 +57,15 @@ def create_tables(settings: DatabaseSettings) -> None:
     engine = create_engine(url, connect_args=arguments)
     Base.metadata.create_all(engine)
     engine.dispose()
+
+
+@contextmanager
+def executing(settings: DatabaseSettings) -> Iterator[Connection]:
+    """Open a transaction on the database, past the chassis's engines; commit at the end."""
+    url, arguments = settings.database_target.migration()
+    engine = create_engine(url, connect_args=arguments, poolclass=NullPool)
+    with engine.begin() as connection:
+        yield connection
 
 
 def create_stock(settings: ChassisSettings, *routers: APIRouter) -> FastAPI:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from chassis_depot import Depot, written
 from chassis_relay import Relay, relayed
-from chassis_stock import changed, engines, only_on, started, threads_ended
+from chassis_stock import changed, engines, executing, only_on, started, threads_ended
 from httpx2 import AsyncClient, Response
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, inspect, text
 
 from chassis import ChassisSettings, create_app
 from chassis.db import health
@@ -92,14 +92,45 @@ async def test_a_schema_that_is_newer_than_the_code_is_ready(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_schema_that_was_current_once_is_not_asked_about_again(
-    depot: Depot, settings: ChassisSettings
+@pytest.mark.parametrize(
+    ("becomes", "says"),
+    [
+        ("an older one", "schema is behind the code"),
+        ("an empty one", "schema is behind the code"),
+        ("one without revisions", "schema is behind the code"),
+        ("another service's", "another service's"),
+    ],
+)
+async def test_a_ready_service_whose_database_is_replaced_is_not_ready_until_it_is_right(
+    depot: Depot, settings: ChassisSettings, becomes: str, says: str
 ) -> None:
+    depot.configure("sa.Table('bin', metadata, sa.Column('id', sa.Integer))")
     upgrade(depot.package, settings)
     async with serving(settings, depot) as client:
         assert (await client.get("/readyz")).status_code == 200
-        await asyncio.to_thread(downgrade, depot.package, settings, "2")
+
+        await asyncio.to_thread(replace, settings, becomes, depot)
+        check_refusal(await client.get("/readyz"), says)
+
+        await asyncio.to_thread(replace, settings, "an empty one", depot)
+        await asyncio.to_thread(upgrade, depot.package, settings)
         assert (await client.get("/readyz")).status_code == 200
+
+
+def replace(settings: ChassisSettings, becomes: str, depot: Depot) -> None:
+    """Make the database what a restored dump or one made anew is."""
+    if becomes == "an older one":
+        downgrade(depot.package, settings, "1")
+        return
+    with executing(settings) as connection:
+        if becomes == "one without revisions":
+            connection.execute(text("DELETE FROM alembic_version"))
+            return
+        for name in inspect(connection).get_table_names():
+            connection.execute(text(f"DROP TABLE {name}"))
+        if becomes == "another service's":
+            connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+            connection.execute(text("INSERT INTO alembic_version VALUES ('9f')"))
 
 
 async def test_it_is_alive_without_a_database(depot: Depot, settings: ChassisSettings) -> None:
@@ -178,4 +209,6 @@ async def test_all_probes_of_one_second_share_one_answer(
         event.remove(Engine, "before_cursor_execute", note)
 
     assert {response.status_code for response in responses} == {200}
-    assert asked.count("SELECT version_num FROM alembic_version") == 1
+    assert [one.split() for one in asked].count(
+        ["SELECT", "version_num", "FROM", "alembic_version"]
+    ) == 1

@@ -25,7 +25,9 @@ from chassis import ChassisSettings
 from chassis.db import Base, DatabaseSettings, DatabaseUnavailableError
 from chassis.db.migrations.connect import wait_for_database
 from chassis.db.migrations.lock import LOCK_KEY
+from chassis.db.migrations.revisions import UnknownRevisionError
 from chassis.db.migrations.upgrade import downgrade, upgrade
+from chassis.doctor import examine
 
 TABLES = {"alembic_version", "item", "part"}
 ADD_BIN = "op.create_table('bin', sa.Column('id', sa.Integer, primary_key=True))"
@@ -446,3 +448,43 @@ def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailableError, match=r"notes\.txt: file is not a database"):
         wait_for_database(DatabaseSettings(database_sqlite_path=file))
     assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("tables_of_the_code", "is_refused"),
+    [
+        ([], False),
+        (["bin"], False),
+        (["bin", "box"], False),
+        (["box"], True),
+        (["box", "order"], True),
+    ],
+)
+def test_a_database_of_another_service_is_refused_and_a_newer_one_is_not(
+    depot: Depot,
+    settings: ChassisSettings,
+    caplog: pytest.LogCaptureFixture,
+    tables_of_the_code: list[str],
+    is_refused: bool,
+) -> None:
+    depot.add("1", ADD_BIN, DROP_BIN)
+    upgrade(depot.package, settings)
+    rows(settings, "UPDATE alembic_version SET version_num = '9f'")
+    depot.configure(
+        *(
+            f"sa.Table('{name}', metadata, sa.Column('id', sa.Integer))"
+            for name in tables_of_the_code
+        )
+    )
+
+    if is_refused:
+        with pytest.raises(UnknownRevisionError, match=r"9f, .*APP_ALEMBIC_VERSION_TABLE"):
+            upgrade(depot.package, settings)
+    else:
+        upgrade(depot.package, settings)
+        assert "9f, which this code does not have: it is newer" in caplog.text
+    assert revision(settings) == ["9f"]
+    (finding,) = [
+        one for one in examine(settings, depot.package).findings if one.subject == "schema"
+    ]
+    assert finding.level == ("problem" if is_refused else "ok")

@@ -261,6 +261,28 @@ def test_a_role_that_cannot_create_databases_lends_its_own_emptied(only_database
                     assert execute(url, add) == [1]
 
 
+def test_a_database_that_is_emptied_keeps_its_revision_whatever_the_table_is_called(
+    only_database: str,
+) -> None:
+    def migrate(url: str) -> None:
+        execute(
+            url,
+            "CREATE SCHEMA audit",
+            "CREATE TABLE audit.orders_version (version_num varchar(32))",
+            "INSERT INTO audit.orders_version VALUES ('1')",
+            "CREATE TABLE audit.log (id int)",
+            "INSERT INTO audit.log VALUES (1)",
+        )
+
+    with (
+        postgres_databases(only_database) as databases,
+        databases.prepared(migrate),
+        databases.migrated() as url,
+    ):
+        assert execute(url, "SELECT version_num FROM audit.orders_version") == ["1"]
+        assert execute(url, "SELECT id FROM audit.log") == []
+
+
 def test_a_database_that_is_lent_is_lent_to_nobody_else(only_database: str) -> None:
     with postgres_databases(only_database) as databases, databases.prepared(create_books):
         locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"

@@ -263,6 +263,7 @@ def _migrate(service: Service, *, wait: bool, check: bool = False) -> None:
 
     from .db.migrations.check import check_migrations
     from .db.migrations.connect import wait_for_database
+    from .db.migrations.revisions import UnknownRevisionError
     from .db.migrations.upgrade import upgrade
 
     settings = _read(DatabaseSettings)
@@ -276,7 +277,7 @@ def _migrate(service: Service, *, wait: bool, check: bool = False) -> None:
             check_migrations(service.package, settings)
         else:
             upgrade(service.package, settings)
-    except CommandError as error:
+    except (CommandError, UnknownRevisionError) as error:
         raise click.ClickException(str(error)) from error
     logger.info("the migrations are in order" if check else "the database's schema is up to date")
 

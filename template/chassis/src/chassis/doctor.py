@@ -26,8 +26,13 @@ from . import __version__
 from .db.budget import Budget, ask_budget, needs
 from .db.engine import create_probe_engine
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
-from .db.health import DatabaseProbe, is_behind
+from .db.health import DatabaseProbe
 from .db.migrations.connect import check_connections
+from .db.migrations.revisions import (
+    OTHER_DATABASE_ADVICE,
+    SchemaState,
+    read_code_revisions,
+)
 from .db.migrations.upgrade import alembic_config, find_head
 from .db.postgres import uses_pgbouncer
 from .db.sqlite import version_warning
@@ -278,18 +283,28 @@ async def _pragma_findings(connection: AsyncConnection) -> AsyncIterator[Finding
 
 async def _schema_findings(settings: ChassisSettings, package: str) -> AsyncIterator[Finding]:
     head = find_head(alembic_config(package, settings))
+    code = await asyncio.to_thread(read_code_revisions, package, settings)
     probe = DatabaseProbe(settings, package)
     try:
-        current = await probe.current_revisions()
+        state = await probe.compare(code)
     finally:
         await probe.dispose()
-    shown = ", ".join(sorted(current)) or "no revision"
-    if is_behind(package, settings, current):
-        says = f"at {shown}, and the code needs {head}"
-        yield Finding("problem", "schema", says, "run the command migrate")
-    else:
-        age = "as the code needs it" if head in current else "which is newer than the code"
-        yield Finding("ok", "schema", f"at {shown}, {age}")
+    yield _schema_finding(state, head)
+
+
+def _schema_finding(state: SchemaState, head: str) -> Finding:
+    at = f"at {state.shown}"
+    match state.age:
+        case "current":
+            return Finding("ok", "schema", f"{at}, as the code needs it")
+        case "newer":
+            return Finding("ok", "schema", f"{at}, which is newer than the code")
+        case "behind":
+            says = f"{at}, and the code needs {head}"
+            return Finding("problem", "schema", says, "run the command migrate")
+        case "foreign":
+            says = f"{at}, which this code does not have, and none of its tables is there"
+            return Finding("problem", "schema", says, OTHER_DATABASE_ADVICE)
 
 
 async def _migration_findings(settings: ChassisSettings) -> AsyncIterator[Finding]:

@@ -140,7 +140,7 @@ class OnePostgresDatabase:
     @contextmanager
     def migrated(self) -> Iterator[str]:
         with self._in_turn():
-            tables = [table for table in self._tables() if not table.endswith(_KEPT)]
+            tables = [table for table in self._tables() if not table.endswith(_MARK)]
             if tables:
                 names = ", ".join(tables)
                 self._connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
@@ -160,6 +160,7 @@ class OnePostgresDatabase:
             self._connection.execute(text(f"SELECT pg_advisory_unlock({_LOCK})"))
 
     def _tables(self) -> list[str]:
+        """Name the tables but Alembic's, which has one column by whatever name it goes."""
         return list(self._connection.scalars(text(_TABLES)))
 
 
@@ -189,10 +190,13 @@ _MAY_CREATE = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = curr
 _TABLES = """
     SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
     WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
+    AND 'version_num' IS DISTINCT FROM (
+        SELECT string_agg(column_name, ',') FROM information_schema.columns
+        WHERE table_schema = schemaname AND table_name = tablename
+    )
 """
 _LOCK = int.from_bytes(b"testing", "big")
 _MARK = "emptied_by_tests"
-_KEPT = (_MARK, ".alembic_version")
 _NOT_EMPTY = (
     "--database: this role can't create databases, so the tests would empty the tables of the one "
     "that the URL names, and it has some; name a database without tables"

@@ -3,23 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
-from functools import partial
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .engine import create_probe_engine
-from .errors import sqlstate
+from .migrations.revisions import CodeRevisions, SchemaState, read_code_revisions
 from .settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_SECONDS = 2.0
 SHARED_FOR_SECONDS = 1.0
-
-_CURRENT = text("SELECT version_num FROM alembic_version")
 
 
 class DatabaseProbe:
@@ -33,12 +28,12 @@ class DatabaseProbe:
         self._package = package
         self._engine: AsyncEngine = create_probe_engine(settings)
         self._lock = asyncio.Lock()
-        self._schema_is_current = False
+        self._code: CodeRevisions | None = None
         self._answer: str | None = None
         self._expires = 0.0
 
     async def check(self) -> str | None:
-        """Give None when ready, else the reason in a few words, without any detail of the error."""
+        """Return None when ready, else the reason in a few words, without details of an error."""
         async with self._lock:
             if time.monotonic() >= self._expires:
                 self._answer = await self._ask()
@@ -51,41 +46,44 @@ class DatabaseProbe:
 
     async def _ask(self) -> str | None:
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                current = await self.current_revisions()
+            # First, so that Alembic is not imported for a database that is away.
+            if self._code is None:
+                await asyncio.wait_for(self._connect(), PROBE_TIMEOUT_SECONDS)
+            code = await self._read_code()
+            state = await asyncio.wait_for(self.compare(code), PROBE_TIMEOUT_SECONDS)
+        except UnreadableMigrationsError as error:
+            logger.warning("the migrations can't be read: %s", error)
+            return "the migrations can't be read"
         except Exception as error:
             logger.warning("the database does not answer: %s", type(error).__name__)
             logger.debug("the error of the readiness probe", exc_info=True)
             return "the database does not answer"
-        if not self._schema_is_current:
-            load = partial(is_behind, self._package, self._settings, current)
-            if await asyncio.to_thread(load):
-                return "the database's schema is behind the code: run the migrations"
-            self._schema_is_current = True
-        return None
+        return state.reason
 
-    async def current_revisions(self) -> frozenset[str]:
-        """Give the database's revisions, none where no migration has run."""
-        async with self._engine.connect() as connection:
+    async def _connect(self) -> None:
+        async with self._engine.connect():
+            pass
+
+    async def _read_code(self) -> CodeRevisions:
+        """Read once, in a thread, what the code needs: importing Alembic takes its time."""
+        if self._code is None:
             try:
-                return frozenset((await connection.scalars(_CURRENT)).all())
-            except DBAPIError as error:
-                if _is_missing_table(error):
-                    return frozenset()
-                raise
+                self._code = await asyncio.to_thread(
+                    read_code_revisions, self._package, self._settings
+                )
+            except Exception as error:
+                raise UnreadableMigrationsError(str(error)) from error
+        return self._code
+
+    async def compare(self, code: CodeRevisions) -> SchemaState:
+        """Compare the database's revisions, as they are now, with the code's."""
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(_compare, code)
 
 
-def is_behind(package: str, settings: DatabaseSettings, current: Iterable[str]) -> bool:
-    """Say whether the code knows a later revision; a database newer than the code is not behind."""
-    from alembic.script import ScriptDirectory
-
-    from .migrations.upgrade import alembic_config
-
-    scripts = ScriptDirectory.from_config(alembic_config(package, settings))
-    known = {script.revision for script in scripts.walk_revisions()}
-    current = set(current)
-    return not set(scripts.get_heads()) <= current and current <= known
+class UnreadableMigrationsError(Exception):
+    """The service's revisions or its `env.py` can't be read."""
 
 
-def _is_missing_table(error: DBAPIError) -> bool:
-    return sqlstate(error) == "42P01" or "no such table" in str(error.orig)
+def _compare(connection: Connection, code: CodeRevisions) -> SchemaState:
+    return code.compare(connection)

@@ -65,6 +65,8 @@ class DatabaseSettings(BaseSettings):
     database_backend: Literal["sqlite", "postgres", "custom"] | None = None
     database_read_url: SecretStr | None = None
     alembic_database_url: SecretStr | None = None
+    alembic_version_table: str | None = None
+    alembic_version_table_schema: str | None = None
     database_read_fallback: bool = False
     database_password_provider: str | None = None
     secrets_dir: Path = DEFAULT_SECRETS_DIR

@@ -6,47 +6,64 @@ Alembic is imported on use: it costs 0.6 s, and a server that only serves never 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from sqlalchemy import Connection, MetaData
+from sqlalchemy.schema import CreateSchema
 
 from .. import sqlite
 from ..settings import DatabaseSettings
 from ..urls import DatabaseTarget
-from .autogenerate import render_item
 from .connect import connect, create_migration_engine
 from .lock import hold_lock
+from .options import RECORDER, MigrationEnvironment, MigrationOptions, create_environment
 from .rebuild import preserve_rebuilt_tables
+from .revisions import UnknownRevisionError, code_revisions
+from .schemas import create_schema
 
 logger = logging.getLogger(__name__)
 
 
-def run_migrations(metadata: MetaData | Sequence[MetaData], settings: DatabaseSettings) -> None:
+def run_migrations(
+    metadata: MetaData | Sequence[MetaData],
+    settings: DatabaseSettings,
+    **options: Unpack[MigrationOptions],
+) -> None:
     """Run what Alembic was asked for; a service's `env.py` calls this and nothing else.
 
-    Raises DatabaseUnavailableError where another runner holds the lock for too long.
+    `options` are those of Alembic's `context.configure` that `MigrationOptions` names.
+    Raises DatabaseSettingsError for another, DatabaseUnavailableError if another runner holds the
+    lock for too long.
     """
     from alembic import context
 
     settings = context.config.attributes.get("settings", settings)
+    environment = create_environment(metadata, settings, options)
+    if record := context.config.attributes.get(RECORDER):
+        record(environment)
+    elif context.is_offline_mode():
+        _print_sql(context, settings, environment)
+    else:
+        _migrate(context, settings, environment)
+
+
+def _print_sql(context: Any, settings: DatabaseSettings, environment: MigrationEnvironment) -> None:
+    context.configure(
+        dialect_name=settings.database_migration_target.migration()[0].get_backend_name(),
+        literal_binds=True,
+        dialect_opts={"paramstyle": "named"},
+        **environment.options,
+    )
+    with context.begin_transaction():
+        if schema := environment.version_table_schema:
+            context.execute(CreateSchema(schema, if_not_exists=True))
+        context.run_migrations()
+
+
+def _migrate(context: Any, settings: DatabaseSettings, environment: MigrationEnvironment) -> None:
+    from alembic.util import CommandError
+
     target = settings.database_migration_target
-    options: dict[str, Any] = {
-        "target_metadata": metadata,
-        "render_as_batch": target.backend == "sqlite",
-        "render_item": render_item,
-    }
-    if target.backend == "sqlite":
-        options["transactional_ddl"] = True
-    if context.is_offline_mode():
-        context.configure(
-            dialect_name=target.migration()[0].get_backend_name(),
-            literal_binds=True,
-            dialect_opts={"paramstyle": "named"},
-            **options,
-        )
-        with context.begin_transaction():
-            context.run_migrations()
-        return
     with (
         create_migration_engine(settings) as engine,
         hold_lock(engine, settings),
@@ -54,13 +71,29 @@ def run_migrations(metadata: MetaData | Sequence[MetaData], settings: DatabaseSe
     ):
         if target.backend == "sqlite":
             preserve_rebuilt_tables(connection)
-        context.configure(connection=connection, **options)
+        if schema := environment.version_table_schema:
+            create_schema(connection, schema)
+            connection.commit()
+        context.configure(connection=connection, **environment.options)
         with context.begin_transaction():
             if settings.database_sqlite_backup_before_migrate and target.backend == "sqlite":
                 _back_up(context, connection, target)
-            context.run_migrations()
+            try:
+                context.run_migrations()
+            except CommandError as error:
+                _explain_unknown_revision(context, connection, environment, error)
+                raise
             if target.backend == "sqlite" and settings.database_sqlite_foreign_keys:
                 _check_foreign_keys(connection)
+
+
+def _explain_unknown_revision(
+    context: Any, connection: Connection, environment: MigrationEnvironment, error: Exception
+) -> None:
+    current = context.get_context().get_current_heads()
+    state = code_revisions(context.script, environment).judge(connection, current)
+    if state.age in ("newer", "foreign"):
+        raise UnknownRevisionError(state) from error
 
 
 def _back_up(context: Any, connection: Connection, target: DatabaseTarget) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import DatabaseUnavailableError, sqlstate
 from ..settings import DatabaseSettings
+from .revisions import UnknownRevisionError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -20,25 +21,20 @@ def upgrade(package: str, settings: DatabaseSettings, revision: str = "head") ->
     """Upgrade the database of a service's package to a revision.
 
     A database that is newer than the code is left alone, as a rollback needs it.
-    Raises alembic.util.CommandError where there is not exactly one head, DatabaseUnavailableError
-    where a table is in use for longer than the lock timeout.
+    Raises alembic.util.CommandError if there is not exactly one head, UnknownRevisionError if the
+    database is another service's, DatabaseUnavailableError if a table is in use for longer than
+    the lock timeout.
     """
     from alembic import command
-    from alembic.script.revision import ResolutionError
-    from alembic.util import CommandError
 
     config = alembic_config(package, settings)
     find_head(config)
     try:
         command.upgrade(config, revision)
-    except CommandError as error:
-        if revision != "head" or not isinstance(error.__cause__, ResolutionError):
+    except UnknownRevisionError as error:
+        if revision != "head" or error.state.age == "foreign":
             raise
-        logger.warning(
-            "the database is at revision %s, which this code does not have: it is newer, as after "
-            "a rollback, or another service's; nothing was migrated",
-            error.__cause__.argument,
-        )
+        logger.warning("%s; nothing was migrated", error)
     except DBAPIError as error:
         if sqlstate(error) != LOCK_NOT_AVAILABLE:
             raise

@@ -1,0 +1,200 @@
+"""The options of `run_migrations`: what a service may pass to Alembic, completed by the chassis.
+
+`migrations/env.py` is their one home. Whoever needs them without a migration (readiness, `doctor`,
+`migrate --check`) runs it in a mode that only records them: see `read_environment`.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from sqlalchemy import MetaData
+
+from ..errors import DatabaseSettingsError
+from ..settings import DatabaseSettings
+from .autogenerate import render_item
+from .schemas import add_missing_schemas
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+DEFAULT_VERSION_TABLE = "alembic_version"
+RECORDER = "chassis_recorder"
+# Alembic's `context` is one for the whole process.
+_ONE_AT_A_TIME = Lock()
+
+
+class MigrationOptions(TypedDict, total=False):
+    """What `run_migrations` passes to Alembic's `context.configure`."""
+
+    autogenerate_plugins: Sequence[str]
+    compare_server_default: bool | Callable[..., bool | None]
+    compare_type: bool | Callable[..., bool | None]
+    include_name: Callable[..., bool]
+    include_object: Callable[..., bool]
+    include_schemas: bool
+    on_version_apply: Callable[..., None] | Collection[Callable[..., None]]
+    process_revision_directives: Callable[..., None]
+    render_item: Callable[..., Any]
+    transaction_per_migration: bool
+    user_module_prefix: str | None
+    version_table: str
+    version_table_pk: bool
+    version_table_schema: str | None
+
+
+@dataclass(frozen=True)
+class MigrationEnvironment:
+    """What a service's `env.py` asked for: the tables of its models, and Alembic's options."""
+
+    metadata: tuple[MetaData, ...]
+    options: Mapping[str, Any]
+
+    @property
+    def version_table(self) -> str:
+        """The name of the table that holds the database's revision."""
+        return str(self.options["version_table"])
+
+    @property
+    def version_table_schema(self) -> str | None:
+        """The schema of that table; None for the default one."""
+        schema: str | None = self.options["version_table_schema"]
+        return schema
+
+    @property
+    def schemas(self) -> frozenset[str]:
+        """The schemas that the models name."""
+        return schemas_of(self.metadata)
+
+
+def create_environment(
+    metadata: MetaData | Sequence[MetaData], settings: DatabaseSettings, given: Mapping[str, Any]
+) -> MigrationEnvironment:
+    """Check the options of a service and complete them.
+
+    Raises DatabaseSettingsError for an option that is not the service's to set, for two names of
+    the version table, and for a schema on SQLite.
+    """
+    _refuse_unknown(given)
+    tables = (metadata,) if isinstance(metadata, MetaData) else tuple(metadata)
+    is_sqlite = settings.database_migration_target.backend == "sqlite"
+    options = {
+        **given,
+        "target_metadata": metadata,
+        "render_as_batch": is_sqlite,
+        "render_item": _try_in_turn(given.get("render_item"), render_item),
+        "process_revision_directives": _run_in_turn(
+            add_missing_schemas, given.get("process_revision_directives")
+        ),
+        "version_table": _choose("version_table", settings, given) or DEFAULT_VERSION_TABLE,
+        "version_table_schema": _choose("version_table_schema", settings, given),
+    }
+    schemas = schemas_of(tables)
+    if is_sqlite:
+        _refuse_schemas(schemas | {options["version_table_schema"]} - {None})
+        # One transaction for all revisions: BEGIN IMMEDIATE is the lock between two runners.
+        options |= {"transactional_ddl": True, "transaction_per_migration": False}
+    elif schemas:
+        options = {"include_schemas": True, "include_name": _only_in(schemas), **options}
+    return MigrationEnvironment(tables, options)
+
+
+def read_environment(config: "Config") -> MigrationEnvironment:
+    """Return what `env.py` passes to `run_migrations`; no database is opened.
+
+    Raises DatabaseSettingsError if it does not call `run_migrations`.
+    """
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    recorded: list[MigrationEnvironment] = []
+    scripts = ScriptDirectory.from_config(config)
+    with _ONE_AT_A_TIME:
+        config.attributes[RECORDER] = recorded.append
+        try:
+            with EnvironmentContext(config, scripts):
+                scripts.run_env()
+        finally:
+            del config.attributes[RECORDER]
+    if not recorded:
+        raise DatabaseSettingsError(
+            "migrations/env.py does not call run_migrations of chassis.db: call it with the "
+            "metadata of the models and the settings"
+        )
+    return recorded[-1]
+
+
+def schemas_of(metadata: Sequence[MetaData]) -> frozenset[str]:
+    """Return the schemas that tables are in, without the default one."""
+    tables = [table for one in metadata for table in one.tables.values()]
+    return frozenset(table.schema for table in tables if table.schema)
+
+
+_ADVICE = {
+    "connection": "the database is the one of the settings",
+    "url": "the database is the one of the settings",
+    "dialect_name": "the database is the one of the settings",
+    "target_metadata": "the metadata is the first argument, several of them as a list",
+    "render_as_batch": "it is on for SQLite and off for others",
+    "transactional_ddl": "it is on for SQLite, and as Alembic has it for others",
+}
+
+
+def _refuse_unknown(given: Mapping[str, Any]) -> None:
+    known = sorted(MigrationOptions.__annotations__)
+    for name in given:
+        if name not in known:
+            advice = _ADVICE.get(name, f"it takes {', '.join(known)}")
+            raise DatabaseSettingsError(
+                f"migrations/env.py: run_migrations does not take {name}: {advice}"
+            )
+
+
+def _refuse_schemas(schemas: Collection[str]) -> None:
+    if schemas:
+        named = ", ".join(sorted(schemas))
+        raise DatabaseSettingsError(
+            f"APP_DATABASE_URL: SQLite has no schemas, and the models or the version table are in "
+            f"{named}; name a PostgreSQL database, or leave the schema out of them"
+        )
+
+
+def _choose(name: str, settings: DatabaseSettings, given: Mapping[str, Any]) -> str | None:
+    in_code: str | None = given.get(name)
+    in_settings: str | None = getattr(settings, f"alembic_{name}")
+    if in_code and in_settings and in_code != in_settings:
+        raise DatabaseSettingsError(
+            f"APP_ALEMBIC_{name.upper()}: {in_settings}, where run_migrations in migrations/env.py "
+            f"has {in_code}; keep one of them"
+        )
+    return in_code or in_settings
+
+
+def _only_in(schemas: Collection[str]) -> Callable[..., bool]:
+    """Leave out schemas that no model is in: they are others'."""
+
+    def include_name(name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
+        return kind != "schema" or name is None or name in schemas
+
+    return include_name
+
+
+def _try_in_turn(*renderers: Callable[..., Any] | None) -> Callable[..., Any]:
+    given = [renderer for renderer in renderers if renderer is not None]
+
+    def render(kind: str, item: Any, context: Any) -> Any:
+        results = (renderer(kind, item, context) for renderer in given)
+        return next((text for text in results if text is not False), False)
+
+    return render
+
+
+def _run_in_turn(*steps: Callable[..., None] | None) -> Callable[..., None]:
+    given = [step for step in steps if step is not None]
+
+    def process(context: Any, revision: Any, directives: list[Any]) -> None:
+        for step in given:
+            step(context, revision, directives)
+
+    return process

@@ -1,0 +1,138 @@
+"""The revisions that the code knows, and what those of a database mean to it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import Connection, String, inspect, literal_column, select, table
+from sqlalchemy.exc import DBAPIError
+
+from ..errors import sqlstate
+from ..settings import DatabaseSettings
+from .options import MigrationEnvironment, read_environment
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
+
+OTHER_DATABASE_ADVICE = (
+    "it is another service's: name another database (APP_DATABASE_URL), or, if both are to share "
+    "it, a version table of your own (APP_ALEMBIC_VERSION_TABLE)"
+)
+_UNDEFINED_TABLE = "42P01"
+
+Age = Literal["current", "behind", "newer", "foreign"]
+
+
+@dataclass(frozen=True)
+class SchemaState:
+    """How a database's schema stands to the code.
+
+    `newer` is a database after a rollback of the code, `foreign` one of another service: the code
+    knows neither its revision nor any of its tables.
+    """
+
+    age: Age
+    revisions: frozenset[str]
+
+    @property
+    def shown(self) -> str:
+        """The revisions in words."""
+        return ", ".join(sorted(self.revisions)) or "no revision"
+
+    @property
+    def explanation(self) -> str:
+        """Why the code does not know the revisions."""
+        unknown = f"the database is at revision {self.shown}, which this code does not have"
+        if self.age == "foreign":
+            return f"{unknown}, and none of its tables is there: {OTHER_DATABASE_ADVICE}"
+        return f"{unknown}: it is newer, as after a rollback"
+
+    @property
+    def reason(self) -> str | None:
+        """Why requests can't be served, in words that name nothing; None if they can."""
+        match self.age:
+            case "behind":
+                return "the database's schema is behind the code: run the migrations"
+            case "foreign":
+                return "the database is another service's: check which one is named"
+            case "current" | "newer":
+                return None
+
+
+class UnknownRevisionError(Exception):
+    """The database is at a revision that the code does not have."""
+
+    def __init__(self, state: SchemaState) -> None:
+        super().__init__(state.explanation)
+        self.state = state
+
+
+@dataclass(frozen=True)
+class CodeRevisions:
+    """The revisions and tables of a service's code."""
+
+    heads: frozenset[str]
+    known: frozenset[str]
+    tables: frozenset[tuple[str | None, str]]
+    version_table: str
+    version_table_schema: str | None
+
+    def compare(self, connection: Connection) -> SchemaState:
+        """Compare a database with the code; its tables are read only if its revision is unknown."""
+        return self.judge(connection, self._ask(connection))
+
+    def judge(self, connection: Connection, revisions: Collection[str]) -> SchemaState:
+        """Compare revisions of a database with the code's."""
+        found = frozenset(revisions)
+        if self.heads <= found:
+            return SchemaState("current", found)
+        if found <= self.known:
+            return SchemaState("behind", found)
+        return SchemaState("foreign" if self._is_foreign(connection) else "newer", found)
+
+    def _ask(self, connection: Connection) -> list[str]:
+        source = table(self.version_table, schema=self.version_table_schema)
+        query = select(literal_column("version_num", String)).select_from(source)
+        try:
+            return list(connection.scalars(query))
+        except DBAPIError as error:
+            if _is_missing_table(error):
+                return []
+            raise
+
+    def _is_foreign(self, connection: Connection) -> bool:
+        if not self.tables:
+            return False
+        inspector = inspect(connection)
+        schemas = {schema for schema, _ in self.tables}
+        found = {(schema, name) for schema in schemas for name in inspector.get_table_names(schema)}
+        return self.tables.isdisjoint(found)
+
+
+def read_code_revisions(package: str, settings: DatabaseSettings) -> CodeRevisions:
+    """Read the revisions of a service's package, and the options of its `env.py`."""
+    from alembic.script import ScriptDirectory
+
+    from .upgrade import alembic_config
+
+    config = alembic_config(package, settings)
+    return code_revisions(ScriptDirectory.from_config(config), read_environment(config))
+
+
+def code_revisions(scripts: "ScriptDirectory", environment: MigrationEnvironment) -> CodeRevisions:
+    """Put together what a folder of revisions and its `env.py` say."""
+    return CodeRevisions(
+        heads=frozenset(scripts.get_heads()),
+        known=frozenset(script.revision for script in scripts.walk_revisions()),
+        tables=frozenset(
+            (table.schema, table.name)
+            for metadata in environment.metadata
+            for table in metadata.tables.values()
+        ),
+        version_table=environment.version_table,
+        version_table_schema=environment.version_table_schema,
+    )
+
+
+def _is_missing_table(error: DBAPIError) -> bool:
+    return sqlstate(error) == _UNDEFINED_TABLE or "no such table" in str(error.orig)
