@@ -4,10 +4,12 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,6 +21,8 @@ from httpx2 import Client, TransportError
 from chassis import ChassisSettings
 from chassis.server import Server, create_config, run
 
+# The default limit of a body.
+MEBIBYTE = 1024 * 1024
 APP = "chassis_sample.main:create_service"
 
 
@@ -68,6 +72,50 @@ def test_a_forwarded_address_counts_from_a_trusted_proxy_only(trusted: str, clie
     with in_thread(server_trusted_proxies=trusted) as running:
         headers = {"X-Forwarded-For": "203.0.113.7"}
         assert running.client.get("/process", headers=headers).json()["client"] == client
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/livez", {"Content-Length": str(4 * MEBIBYTE)}, 413),
+        ("/echo", {"Transfer-Encoding": "chunked"}, 413),
+        ("/nothing", {"Content-Length": str(MEBIBYTE)}, 404),
+    ],
+)
+def test_a_client_that_sends_a_whole_body_before_it_reads_gets_its_answer(
+    path: str, headers: dict[str, str], status: int
+) -> None:
+    """As urllib does it, which asks for the connection to be closed as well."""
+    chunked = "Transfer-Encoding" in headers
+    size = 4 * MEBIBYTE if chunked else int(headers["Content-Length"])
+    parts = [b"x" * 65536] * (size // 65536)
+    with in_thread() as running:
+        for _ in range(5):
+            with closing(HTTPConnection("127.0.0.1", running.client.base_url.port)) as connection:
+                closed = {**headers, "Connection": "close"}
+                connection.request("POST", path, parts, closed, encode_chunked=chunked)
+                assert connection.getresponse().status == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n0\r\n\r\n"),
+        ({"Expect": "100-continue", "Content-Length": "5"}, None),
+    ],
+)
+def test_an_answer_to_a_body_that_is_read_or_held_back_ends_at_once(
+    headers: dict[str, str], body: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_HTTP_MAX_BODY_BYTES", "4")
+    with in_thread() as running:
+        started = time.monotonic()
+        with closing(HTTPConnection("127.0.0.1", running.client.base_url.port)) as connection:
+            connection.request("POST", "/echo", body, headers)
+            answer = connection.getresponse()
+            assert (answer.status, answer.getheader("connection")) == (413, "close")
+            until(lambda: not running.server.server_state.connections)
+        assert time.monotonic() - started < 5
 
 
 def test_sigterm_is_announced_before_the_server_stops() -> None:

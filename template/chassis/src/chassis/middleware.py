@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ SECURITY_HEADERS: Headers = [
 CLOSE = {"Connection": "close"}
 # The client or the server went away before there was an answer; the number is nginx's.
 NO_ANSWER = 499
+# How long the rest of a body is read after the answer.
+LINGER_SECONDS = 15
 
 
 class RequestMiddleware:
@@ -74,7 +77,8 @@ class RequestMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _first(scope)
-        exchange = Exchange(self, scope, receive, send)
+        has_body = b"content-length" in headers or b"transfer-encoding" in headers
+        exchange = Exchange(self, scope, receive, send, has_body=has_body)
         self._identify(exchange, headers)
         # Not reset: what is raised here is logged by the server, with the request's id.
         CURRENT.set(exchange)
@@ -154,36 +158,42 @@ class Exchange(RequestContext):
     """One request and its answer, as they pass."""
 
     __slots__ = (
-        "_is_complete",
         "_is_finished",
         "_middleware",
         "_receive",
         "_received",
         "_send",
         "_waits_for_body",
+        "is_complete",
     )
 
     def __init__(
-        self, middleware: RequestMiddleware, scope: Scope, receive: Receive, send: Send
+        self,
+        middleware: RequestMiddleware,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        has_body: bool,
     ) -> None:
         super().__init__(scope, middleware.id_header)
         self._middleware = middleware
         self._receive = receive
         self._send = send
         self._received = 0
-        self._is_complete = False
+        self.is_complete = not has_body
         self._is_finished = False
         self._waits_for_body = False
 
     async def receive(self) -> Message:
         """Pass a part of the body on, unless it is too large."""
-        self._waits_for_body = not self._is_complete
+        self._waits_for_body = not self.is_complete
         message = await self._receive()
         self._waits_for_body = False
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
+            self.is_complete = not message.get("more_body", False)
             self._middleware.check_size(self._received)
-            self._is_complete = not message.get("more_body", False)
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -194,7 +204,24 @@ class Exchange(RequestContext):
             message["headers"] = self._middleware.begin(self, message.get("headers", []))
         elif kind == "http.response.body" and not message.get("more_body", False):
             self.finish()
+            if not self.is_complete and not self.is_late:
+                return self._end_after_body(message)
         return self._send(message)
+
+    async def _end_after_body(self, message: Message) -> None:
+        """Send the end of an answer once the rest of the body is read, and discarded.
+
+        A connection that is closed while its client still sends is reset, and many clients then
+        never read the answer. One that waits for "100 Continue" sends nothing after an answer.
+        """
+        if b"expect" not in _first(self.scope):
+            await self._send({**message, "more_body": True})
+            message = {"type": "http.response.body"}
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    while (await self._receive()).get("more_body", False):
+                        pass
+        await self._send(message)
 
     async def refuse(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         """Answer with a problem, if nothing was answered so far."""

@@ -50,6 +50,12 @@ async def wait(seconds: float) -> None:
     logger.info("the wait is over")
 
 
+@router.post("/echo")
+async def echo(request: Request) -> int:
+    """Read the body."""
+    return len(await request.body())
+
+
 @router.get("/die")
 async def die() -> None:
     """End this process as a crash would."""
