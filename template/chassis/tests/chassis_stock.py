@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
-from sqlalchemy import CheckConstraint, Connection, ForeignKey, NullPool, create_engine, func
+from sqlalchemy import (
+    CheckConstraint,
+    Connection,
+    ForeignKey,
+    MetaData,
+    NullPool,
+    create_engine,
+    func,
+)
 from sqlalchemy.dialects import registry
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -18,6 +26,7 @@ from sqlalchemy.pool import QueuePool
 
 from chassis import ChassisSettings, create_app
 from chassis.db import Base, DatabaseSettings
+from chassis.db.migrations.connect import open_connection
 from chassis.db.session import Sessions
 
 
@@ -51,12 +60,11 @@ def changed(settings: ChassisSettings, **changes: object) -> ChassisSettings:
     return ChassisSettings(**(settings.model_dump(exclude_unset=True) | changes))
 
 
-def create_tables(settings: DatabaseSettings) -> None:
-    """Make the tables of the models above."""
-    url, arguments = settings.database_target.migration()
-    engine = create_engine(url, connect_args=arguments)
-    Base.metadata.create_all(engine)
-    engine.dispose()
+def create_tables(settings: DatabaseSettings, metadata: MetaData = Base.metadata) -> None:
+    """Make the tables of the models above, or of others."""
+    with open_connection(settings) as connection:
+        metadata.create_all(connection)
+        connection.commit()
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Errors: what each failure of a real database is answered with, and what no answer shows."""
 
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ from chassis_stock import (
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from httpx2 import AsyncClient, Response
 from pydantic import BaseModel
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import MetaData, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis import ChassisSettings
-from chassis.db import DbReadSession, DbSession, session_scope
+from chassis.db import Base, DbReadSession, DbSession, session_scope
 from chassis.errors import problem_responses
 
 SECRET = "s3cret"
@@ -39,9 +42,26 @@ class NewItem(BaseModel):
     quantity: int = 0
 
 
+class Due(BaseModel):
+    at: datetime
+
+
+class Draft(Base):
+    """A row with a version, so that a lost update is noticed."""
+
+    __tablename__ = "draft"
+    metadata = MetaData()
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    version: Mapped[int] = mapped_column()
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+
+
 @pytest.fixture(autouse=True)
 def _tables(settings: ChassisSettings) -> None:
     create_tables(settings)
+    create_tables(settings, Draft.metadata)
 
 
 @asynccontextmanager
@@ -84,6 +104,37 @@ async def serving(settings: ChassisSettings) -> AsyncIterator[AsyncClient]:
     @router.post("/write-in-read")
     async def write_in_read(session: DbReadSession) -> None:
         await session.execute(text("DELETE FROM item"))
+
+    @router.post("/due")
+    async def add_due(due: Due, session: DbSession, now: bool = False) -> None:
+        session.add(Item(created_at=datetime.now() if now else due.at))
+        await session.commit()
+
+    @router.get("/due")
+    async def count_due(at: datetime, session: DbReadSession) -> int:
+        statement = select(func.count(Item.id)).where(Item.created_at == at)
+        return await session.scalar(statement) or 0
+
+    @router.get("/items/{item}")
+    async def find(item: int, session: DbReadSession) -> str | None:
+        return await session.scalar(select(Item.name).where(Item.id == item))
+
+    @router.post("/details")
+    async def add_details(request: Request, session: DbSession) -> None:
+        session.add(Item(details=await request.json()))
+        await session.commit()
+
+    @router.post("/drafts/{draft}/{change}")
+    async def change_draft(draft: int, change: str, session: DbSession) -> None:
+        found = await session.get_one(Draft, draft)
+        table = Draft.metadata.tables["draft"]
+        await session.execute(
+            delete(table) if change == "gone" else update(table).values(version=7)
+        )
+        if change == "delete":
+            await session.delete(found)
+        found.title = "second"
+        await session.commit()
 
     async with started(create_stock(settings, router)) as client:
         yield client
@@ -159,6 +210,82 @@ async def test_a_missing_or_impossible_value_is_a_bug(
     path, content = request_
     async with serving(settings) as client:
         check(await client.post(path, json=content), 500)
+
+
+@pytest.mark.parametrize(
+    "due",
+    [
+        "2024-02-29T10:00:00",
+        "2024-02-29 10:00",
+        "2024-02-29",
+        "9999-12-31T23:59:59-05:00",
+        "0001-01-01T00:00:00+05:00",
+    ],
+)
+async def test_a_moment_that_cannot_be_stored_is_the_clients_fault(
+    settings: ChassisSettings, due: str
+) -> None:
+    async with serving(settings) as client:
+        check(await client.post("/due", json={"at": due}), 422)
+        check(await client.get("/due", params={"at": due}), 422)
+        assert (await client.post("/due", json={"at": "2024-02-29T10:00Z"})).status_code == 200
+
+
+async def test_a_naive_datetime_of_the_services_own_is_a_bug(settings: ChassisSettings) -> None:
+    async with serving(settings) as client:
+        check(await client.post("/due?now=true", json={"at": "2024-02-29T10:00Z"}), 500)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30])
+async def test_a_number_beyond_64_bits_is_the_clients_fault(
+    settings: ChassisSettings, number: int
+) -> None:
+    async with serving(settings) as client:
+        check(await client.post("/items", json={"name": "bolt", "quantity": number}), 422)
+        check(await client.post(f"/parts?item={number}"), 422)
+        check(await client.get(f"/items/{number}"), 422)
+        assert (await client.get("/items")).json() == 0
+
+
+@pytest.mark.parametrize("details", [{"n": float("nan")}, {"s": "\ud800"}], ids=ascii)
+async def test_a_document_that_no_database_reads_is_the_clients_fault(
+    settings: ChassisSettings, details: dict[str, Any]
+) -> None:
+    async with serving(settings) as client:
+        check(await client.post("/details", content=json.dumps(details)), 422)
+
+
+async def test_what_postgresql_cannot_hold_is_the_clients_fault(
+    settings: ChassisSettings,
+) -> None:
+    only_on("postgres", settings)
+    async with serving(settings) as client:
+        check(await client.post("/items", json={"name": "a\x00b"}), 422)
+        check(await client.post("/items", json={"name": "bolt", "quantity": 2**31}), 422)
+        check(await client.post("/details", json={"s": "\x00"}), 422)
+        for expression in (
+            "CAST('too long' AS varchar(3)) || repeat('x', 9)",
+            "CAST(40000 AS smallint)",
+            "CAST('2024-02-30' AS date)",
+            "CAST('noon' AS timestamptz)",
+        ):
+            status = 200 if "too long" in expression else 422
+            response = await client.post("/run", params={"statement": f"SELECT {expression}"})
+            assert response.status_code == status
+        create = "CREATE TABLE tag (name varchar(3))"
+        assert (await client.post("/run", params={"statement": create})).status_code == 200
+        store = "INSERT INTO tag VALUES ('long')"
+        check(await client.post("/run", params={"statement": store}), 422)
+
+
+@pytest.mark.parametrize("change", ["update", "delete", "gone"])
+async def test_a_row_that_changed_meanwhile_is_a_conflict(
+    settings: ChassisSettings, session: AsyncSession, change: str
+) -> None:
+    session.add(Draft(id=1, title="first"))
+    await session.commit()
+    async with serving(settings) as client:
+        check(await client.post(f"/drafts/1/{change}"), 409)
 
 
 async def test_a_full_pool_is_unavailable(settings: ChassisSettings) -> None:

@@ -1,9 +1,13 @@
 """Errors as problem details (RFC 9457): one shape for every answer that is not a success."""
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import date, time
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote_plus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +15,7 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
@@ -18,9 +23,12 @@ from .context import current_request
 from .db.errors import (
     DatabaseUnavailableError,
     Failure,
+    InvalidValueError,
     NestedWriteScopeError,
     ReadOnlySessionError,
+    TimeZoneError,
     classify,
+    find_invalid_value,
 )
 
 logger = logging.getLogger(__name__)
@@ -33,6 +41,7 @@ _REGISTERED = frozenset(HTTPStatus)
 _DETAILS = {
     Failure.UNAVAILABLE: (503, "The database can't serve this request now; try again."),
     Failure.CONFLICT: (409, "The change conflicts with data that exists already."),
+    Failure.INVALID: (422, "The request holds a value that the database can't take."),
     Failure.TIMEOUT: (504, "The database took too long to answer."),
 }
 
@@ -89,6 +98,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
     app.add_exception_handler(DatabaseUnavailableError, _on_database_error)
+    app.add_exception_handler(InvalidValueError, _on_database_error)
     app.add_exception_handler(ReadOnlySessionError, _on_database_error)
     app.add_exception_handler(NestedWriteScopeError, _on_database_error)
     app.add_exception_handler(Exception, _on_bug)
@@ -114,11 +124,27 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
     failure = classify(error)
-    if failure not in _DETAILS:
+    refused = find_invalid_value(error)
+    own = isinstance(refused, TimeZoneError) and not await _was_sent(request, refused.value)
+    if failure not in _DETAILS or own:
         raise error
     status, detail = _DETAILS[failure]
     logger.warning("%s %s: %s: %s", request.method, request.scope["path"], status, _summary(error))
     return problem_response(status, detail)
+
+
+async def _was_sent(request: Request, value: date | time) -> bool:
+    """Return whether the client wrote a date or time; one of the service's own making is a bug."""
+    body = b""
+    # Only what the handler has read: to wait for more could take for ever.
+    with suppress(ClientDisconnect, RuntimeError, TimeoutError):
+        async with asyncio.timeout(0):
+            body = await request.body()
+    sent = unquote_plus(f"{request.url.path}?{request.url.query} {body.decode(errors='replace')}")
+    day, _, clock = value.isoformat().partition("T")
+    # To the minute, as seconds may be left out, and for midnight the whole time.
+    day, clock = day[: 5 if isinstance(value, time) else 10], clock[:5]
+    return day in sent and (clock in ("", "00:00") or clock in sent)
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

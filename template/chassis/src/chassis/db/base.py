@@ -8,6 +8,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from .errors import TimeZoneError
+
 # Without names a constraint can't be dropped by a later migration, least of all on SQLite.
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_N_label)s",
@@ -21,7 +23,7 @@ NAMING_CONVENTION = {
 class UTCDateTime(TypeDecorator[datetime]):
     """Store time zone aware datetimes and give them back in UTC, on both backends.
 
-    Raises ValueError for a naive datetime: its time zone would be a guess.
+    Raises TimeZoneError for a naive datetime: its time zone would be a guess.
     """
 
     impl = DateTime(timezone=True)
@@ -30,8 +32,8 @@ class UTCDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        if value.tzinfo is None:
-            raise ValueError("a naive datetime can't be stored: use datetime.now(UTC)")
+        if getattr(value, "tzinfo", None) is None:
+            raise TimeZoneError(value)
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -49,7 +51,9 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map: ClassVar[dict[Any, TypeEngine[Any]]] = {
         datetime: UTCDateTime(),
-        dict[str, Any]: JSON().with_variant(JSONB(), "postgresql"),
+        dict[str, Any]: JSON(none_as_null=True).with_variant(
+            JSONB(none_as_null=True), "postgresql"
+        ),
     }
     # What the server fills on UPDATE would otherwise be loaded on access: MissingGreenlet.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012

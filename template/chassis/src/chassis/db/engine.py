@@ -7,7 +7,14 @@ from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from . import connections, postgres, sqlite
-from .errors import DatabaseSettingsError, Failure, ReadOnlySessionError, classify
+from .dialects import with_chassis_types
+from .errors import (
+    DatabaseSettingsError,
+    Failure,
+    ReadOnlySessionError,
+    classify,
+    translate_refused_values,
+)
 from .pool import Pool
 from .settings import DatabaseSettings
 from .statements import observe_statements
@@ -80,7 +87,7 @@ def _sqlite_engine(
     sqlite.accept_decimals()
     url, arguments = target.runtime()
     engine = create_async_engine(
-        url,
+        with_chassis_types(url),
         connect_args=arguments,
         echo=settings.database_echo,
         hide_parameters=True,
@@ -96,6 +103,7 @@ def _sqlite_engine(
     if not read_only:
         sqlite.optimize_on_close(engine.sync_engine)
     connections.connect_once(engine.sync_engine, target)
+    translate_refused_values(engine.sync_engine)
     observe_statements(engine.sync_engine, settings.database_slow_query_seconds)
     return engine
 
@@ -109,7 +117,7 @@ def _pooled_engine(
     **options: Any,
 ) -> AsyncEngine:
     engine = create_async_engine(
-        target.runtime()[0],
+        with_chassis_types(target.runtime()[0]),
         echo=settings.database_echo,
         hide_parameters=True,
         max_overflow=max_overflow,
@@ -123,6 +131,7 @@ def _pooled_engine(
         _connect_to_postgres(engine.sync_engine, settings, target, read_only=read_only)
     else:
         connections.connect_once(engine.sync_engine, target)
+    translate_refused_values(engine.sync_engine)
     observe_statements(engine.sync_engine, settings.database_slow_query_seconds)
     return engine
 

@@ -3,16 +3,23 @@
 Exception
 ├── DatabaseUnavailableError    it can't be reached, or can't serve now
 ├── DatabaseSettingsError       a setting must be put right first (also a ValueError)
+├── InvalidValueError           a value that a column can't hold (also a ValueError)
+│   └── TimeZoneError           a datetime's time zone would be lost, or guessed
 ├── ReadOnlySessionError        a write through a read session
 └── NestedWriteScopeError       a second write scope that could never start
 Warning
 └── UncommittedChangesWarning   a handler ended without committing what it wrote
 """
 
+from collections.abc import Iterator
+from datetime import date, time
 from enum import Enum
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.interfaces import ExceptionContext
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm.exc import StaleDataError
 
 
 class DatabaseUnavailableError(Exception):
@@ -21,6 +28,22 @@ class DatabaseUnavailableError(Exception):
 
 class DatabaseSettingsError(ValueError):
     """A database setting is wrong; the message names the variable and how to set it."""
+
+
+class InvalidValueError(ValueError):
+    """A value can't be stored in a column of its type, whatever the column's table holds."""
+
+
+class TimeZoneError(InvalidValueError):
+    """A date or time has no time zone and its column needs one, or the reverse."""
+
+    def __init__(self, value: date | time) -> None:
+        if getattr(value, "tzinfo", None) is None:
+            message = "a naive datetime can't be stored: use datetime.now(UTC)"
+        else:
+            message = "the column would lose the time zone: use DateTime(timezone=True)"
+        super().__init__(message)
+        self.value = value
 
 
 class ReadOnlySessionError(Exception):
@@ -43,12 +66,19 @@ class Failure(Enum):
 
     UNAVAILABLE = "unavailable"
     CONFLICT = "conflict"
+    INVALID = "invalid"
     TIMEOUT = "timeout"
     READ_ONLY = "read-only"
 
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SQLSTATES = {
+    "22001": Failure.INVALID,  # string_data_right_truncation
+    "22003": Failure.INVALID,  # numeric_value_out_of_range
+    "22007": Failure.INVALID,  # invalid_datetime_format
+    "22008": Failure.INVALID,  # datetime_field_overflow
+    "22021": Failure.INVALID,  # character_not_in_repertoire
+    "22P05": Failure.INVALID,  # untranslatable_character
     "23503": Failure.CONFLICT,  # foreign_key_violation
     "23505": Failure.CONFLICT,  # unique_violation
     "23P01": Failure.CONFLICT,  # exclusion_violation
@@ -75,6 +105,9 @@ _SQLITE_FAMILIES = {
 }
 
 
+# What says that a value, and not its type, is at fault.
+_REFUSALS = (OverflowError, UnicodeEncodeError, InvalidValueError)
+
 # invalid_authorization_specification, invalid_catalog_name: no other server and no waiting helps.
 HOPELESS = ("28", "3D")
 
@@ -85,11 +118,41 @@ def classify(error: BaseException) -> Failure | None:
         return Failure.UNAVAILABLE
     if isinstance(error, ReadOnlySessionError):
         return Failure.READ_ONLY
+    if isinstance(error, StaleDataError):
+        return Failure.CONFLICT
+    if find_invalid_value(error) is not None:
+        return Failure.INVALID
     if not isinstance(error, DBAPIError):
         return None
     if error.connection_invalidated:
         return Failure.UNAVAILABLE
     return _by_sqlstate(sqlstate(error)) or _by_sqlite_name(error.orig)
+
+
+def find_invalid_value(error: BaseException) -> Exception | None:
+    """Return what refused a value before it reached the server; None if nothing did.
+
+    asyncpg raises one error for whatever it can't encode: a value of the wrong type is a bug, a
+    value out of range is not.
+    """
+    if isinstance(error, InvalidValueError):
+        return error
+    if not isinstance(error, StatementError):
+        return None
+    return next((cause for cause in _causes(error.orig) if isinstance(cause, _REFUSALS)), None)
+
+
+def translate_refused_values(engine: Engine) -> None:
+    """Raise InvalidValueError for what a driver refuses without an error of its own.
+
+    SQLite's has none for an integer above 64 bits, or for half of a surrogate pair.
+    """
+
+    @event.listens_for(engine, "handle_error")
+    def raise_invalid_value(context: ExceptionContext) -> None:
+        refusal = context.original_exception
+        if context.sqlalchemy_exception is None and isinstance(refusal, _REFUSALS):
+            raise InvalidValueError(f"the driver refuses a value: {type(refusal).__name__}")
 
 
 def sqlstate(error: DBAPIError) -> str:
@@ -104,6 +167,12 @@ def _by_sqlstate(code: str) -> Failure | None:
 def _by_sqlite_name(error: BaseException | None) -> Failure | None:
     name: str = getattr(error, "sqlite_errorname", None) or ""
     return _SQLITE_NAMES.get(name) or _by_prefix(name, _SQLITE_FAMILIES)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _by_prefix(code: str, families: dict[str, Failure]) -> Failure | None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, create_engine, pool, text
 from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from .. import connections, postgres, sqlite
+from ..dialects import with_chassis_types
 from ..errors import HOPELESS, DatabaseSettingsError, DatabaseUnavailableError, sqlstate
 from ..settings import DatabaseSettings
 from ..urls import DatabaseTarget
@@ -83,7 +84,7 @@ def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
     if target.backend == "postgres":
         arguments = postgres.psycopg_arguments(settings, arguments)
     engine = create_engine(
-        url,
+        with_chassis_types(url),
         connect_args=arguments,
         echo=settings.database_echo,
         hide_parameters=True,

@@ -1,0 +1,181 @@
+"""The dialects of the chassis's engines: both databases take a value alike, or refuse it alike.
+
+SQLAlchemy's own differ without a word. SQLite's drops the time zone of a datetime, PostgreSQL's
+drivers guess one; `None` is JSON's null on both, and no row where a column `IS NULL`; and an
+INSERT finds no number for a BIGINT PRIMARY KEY of SQLite.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from sqlalchemy import URL, Dialect
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteTypeCompiler
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.types import JSON, DateTime, NullType, Time, TypeEngine
+
+from .errors import InvalidValueError, TimeZoneError
+
+_Process = Callable[[Any], Any] | None
+_Types = dict[type[Any], type[TypeEngine[Any]]]
+
+
+def with_chassis_types(url: URL) -> URL:
+    """Return the URL with the chassis's dialect for its driver, if there is one."""
+    name = _DIALECTS.get(url.drivername)
+    return url if name is None else url.set(drivername=name)
+
+
+class _ZonedDateTime(DateTime):
+    """Refuses a datetime whose time zone the column would lose or have to guess."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        store = super().bind_processor(dialect)
+        needs_zone = self.timezone
+        on_sqlite = dialect.name == "sqlite"
+
+        def process(value: Any) -> Any:
+            if isinstance(value, date):
+                if needs_zone != (getattr(value, "tzinfo", None) is not None):
+                    raise TimeZoneError(value)
+                if needs_zone and on_sqlite:
+                    value = value.astimezone(UTC)  # type: ignore[attr-defined]
+            return value if store is None else store(value)
+
+        return process
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> _Process:
+        load = super().result_processor(dialect, coltype)
+        if load is None or not self.timezone or dialect.name != "sqlite":
+            return load
+
+        def process(value: Any) -> datetime | None:
+            moment: datetime | None = load(value)
+            if moment is None:
+                return None
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+        return process
+
+
+class _ZonedTime(Time):
+    """Refuses a time whose time zone the column would lose or have to guess; SQLite has none."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        store = super().bind_processor(dialect)
+        needs_zone = self.timezone
+        on_sqlite = dialect.name == "sqlite"
+
+        def process(value: Any) -> Any:
+            if isinstance(value, time):
+                has_zone = value.tzinfo is not None
+                if has_zone != needs_zone or (has_zone and on_sqlite):
+                    raise TimeZoneError(value)
+            return value if store is None else store(value)
+
+        return process
+
+
+class _NullableJSON(JSON):
+    """Stores None as NULL; `JSON.NULL` is JSON's null."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        store: _Process = super().bind_processor(dialect)  # type: ignore[no-untyped-call]
+        return None if store is None else lambda value: None if value is None else store(value)
+
+
+class _Untyped(NullType):
+    """Stores a datetime of a textual statement as a column of SQLite would, and not as sqlite3."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        def process(value: Any) -> Any:
+            if isinstance(value, datetime):
+                moment = value if value.tzinfo is None else value.astimezone(UTC)
+                return moment.replace(tzinfo=None).isoformat(" ", "microseconds")
+            return value.isoformat() if isinstance(value, date) else value
+
+        return process
+
+
+class _SQLiteTypeCompiler(SQLiteTypeCompiler):
+    """Writes INTEGER, which holds 64 bits, where only an INTEGER PRIMARY KEY counts by itself."""
+
+    def visit_BIGINT(self, type_: Any, **options: Any) -> str:  # noqa: N802
+        return "INTEGER"
+
+    visit_SMALLINT = visit_BIGINT  # noqa: N815
+
+
+def _replace_types(types: Mapping[type[Any], type[Any]]) -> _Types:
+    """Return a dialect's types with the chassis's in front of each that is concerned."""
+    concerned: tuple[type[TypeEngine[Any]], ...] = (_ZonedDateTime, _ZonedTime, _NullableJSON)
+    replaced: _Types = dict(types)
+    for ours in concerned:
+        (general,) = ours.__bases__
+        for key, theirs in {general: general, **types}.items():
+            if issubclass(key, general):
+                replaced[key] = type(ours.__name__, (ours, theirs), {})
+    return replaced
+
+
+def _dump_json(value: Any) -> str:
+    """Write JSON that both databases can read: no NaN, no half of a surrogate pair."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+        if "\\ud" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise InvalidValueError(f"no JSON of a database: {error}") from error
+    return text
+
+
+class _DumpsJSON:
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"json_serializer": _dump_json} | options)
+
+
+class ChassisAsyncpg(_DumpsJSON, PGDialect_asyncpg):
+    """PostgreSQL at run time."""
+
+    supports_statement_cache = True
+    colspecs = _replace_types(PGDialect_asyncpg.colspecs)
+
+
+class ChassisPsycopg(_DumpsJSON, PGDialect_psycopg):
+    """PostgreSQL in migrations."""
+
+    supports_statement_cache = True
+    colspecs = _replace_types(PGDialect_psycopg.colspecs)
+
+
+class ChassisAiosqlite(_DumpsJSON, SQLiteDialect_aiosqlite):
+    """SQLite at run time."""
+
+    supports_statement_cache = True
+    colspecs = _replace_types(SQLiteDialect_aiosqlite.colspecs) | {NullType: _Untyped}
+    type_compiler_cls = _SQLiteTypeCompiler
+
+
+class ChassisPysqlite(_DumpsJSON, SQLiteDialect_pysqlite):
+    """SQLite in migrations."""
+
+    supports_statement_cache = True
+    colspecs = _replace_types(SQLiteDialect_pysqlite.colspecs) | {NullType: _Untyped}
+    type_compiler_cls = _SQLiteTypeCompiler
+
+
+_DIALECTS = {
+    "postgresql+asyncpg": "postgresql+chassis_asyncpg",
+    "postgresql+psycopg": "postgresql+chassis_psycopg",
+    "sqlite+aiosqlite": "sqlite+chassis_aiosqlite",
+    "sqlite": "sqlite+chassis_pysqlite",
+}
+registry.register("postgresql.chassis_asyncpg", __name__, "ChassisAsyncpg")
+registry.register("postgresql.chassis_psycopg", __name__, "ChassisPsycopg")
+registry.register("sqlite.chassis_aiosqlite", __name__, "ChassisAiosqlite")
+registry.register("sqlite.chassis_pysqlite", __name__, "ChassisPysqlite")
