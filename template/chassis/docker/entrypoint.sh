@@ -12,7 +12,8 @@ migrate() {
     trap - TERM INT
 }
 
-case "${RUN_DB_MIGRATIONS:-false}" in
+# The substitution takes a line break from its end.
+case "$(printf %s "${RUN_DB_MIGRATIONS:-false}")" in
 true) migrate "$1" ;;
 false) ;;
 *)

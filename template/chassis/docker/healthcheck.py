@@ -3,8 +3,15 @@
 import os
 from http.client import HTTPConnection, HTTPException
 
-host = os.environ.get("APP_SERVER_HOST") or "127.0.0.1"
-port = os.environ.get("APP_SERVER_PORT") or os.environ.get("PORT") or "8000"
+
+def read_variable(name: str) -> str:
+    """Return a variable as the service reads it: not the address that Kubernetes sets."""
+    text = os.environ.get(name, "").rstrip("\r\n")
+    return "" if "://" in text else text
+
+
+host = read_variable("APP_SERVER_HOST") or "127.0.0.1"
+port = read_variable("APP_SERVER_PORT") or read_variable("PORT") or "8000"
 if host in ("0.0.0.0", "::"):
     host = "localhost"  # tried as IPv4 and as IPv6
 try:

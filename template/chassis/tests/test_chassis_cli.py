@@ -1,5 +1,6 @@
 """The commands: what they say, what they read, and how they end."""
 
+import re
 import sqlite3
 from pathlib import Path
 from shutil import copytree
@@ -61,12 +62,14 @@ def test_wrong_settings_are_one_message(command: str, monkeypatch: pytest.Monkey
     assert MARKED not in result.output
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate"])
-def test_a_dotenv_that_cant_be_read_is_one_message(command: str) -> None:
-    Path(".env").write_bytes(b"APP_GREETING=\xff\n")
+@pytest.mark.parametrize("command", ["serve", "dev", "migrate", "doctor"])
+def test_a_wrong_line_in_dotenv_is_one_message_before_anything_opens(command: str) -> None:
+    Path(".env").write_text(f"APP_LOG_LEVEL=INFO\nAPP_DATABASE_URL: {MARKED}\n")
     result = invoke(command)
-    assert result.exit_code == 2
-    assert result.stderr.startswith("Error: .env can't be read")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.fullmatch(r"Error: \.env, line 2: [^\n]*; write NAME=value,[^\n]*\n", result.stderr)
+    assert MARKED not in result.stderr
+    assert not Path("data").exists()
 
 
 def test_migrate_reads_the_databases_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ def test_an_empty_secret_file_is_an_error() -> None:
     with pytest.raises(SettingsError) as caught:
         from_environment({})
 
-    assert str(caught.value.__cause__).startswith("APP_DATABASE_URL: its file in ")
+    assert str(caught.value).startswith("APP_DATABASE_URL: its file in ")
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from chassis import ChassisSettings
 from chassis.db import DatabaseSettings
-from chassis.variables import explain, unread_variables
+from chassis.variables import explain, find_warnings
 
 MARKED = "s3cret-value"
 
@@ -59,6 +59,20 @@ def test_a_log_level_may_be_written_small(monkeypatch: pytest.MonkeyPatch) -> No
     assert Settings().log_level == "DEBUG"
 
 
+@pytest.mark.parametrize("value", ["0.0.0.0", "::", "::1", "fe80::1%eth0", "localhost", "a-b.c"])
+def test_a_host_is_an_address_or_a_name(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("APP_SERVER_HOST", value)
+    assert Settings().server_host == value
+
+
+@pytest.mark.parametrize("value", ["[::]", "[::1]:8000", "0.0.0.0:80", "http://a", "a b", "::x"])
+def test_a_host_that_cant_be_listened_on_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("APP_SERVER_HOST", value)
+    assert "APP_SERVER_HOST: must be an address or a name, without" in explanation_of(Settings)
+
+
 @pytest.mark.parametrize("value", ["127.0.0.1", "10.0.0.0/8, ::1", "*"])
 def test_trusted_proxies_are_addresses_networks_or_everyone(
     monkeypatch: pytest.MonkeyPatch, value: str
@@ -103,18 +117,17 @@ def test_a_service_cant_read_other_variables_than_migrations_do(key: str) -> Non
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
-        ("APP_SERVER_PORT", "http", "APP_SERVER_PORT: must be a whole number from 1 to 65535"),
-        ("APP_SERVER_PORT", "70000", "APP_SERVER_PORT: must be a whole number from 1 to 65535"),
-        ("PORT", "http", "PORT: must be a whole number from 1 to 65535"),
-        ("APP_SERVER_WORKERS", "0", "APP_SERVER_WORKERS: must be a whole number of at least 1"),
-        ("APP_SERVER_DRAIN_SECONDS", "5s", "APP_SERVER_DRAIN_SECONDS: must be a number of at"),
+        ("APP_SERVER_PORT", "http", "APP_SERVER_PORT: must be a whole number"),
+        ("APP_SERVER_PORT", "70000", "APP_SERVER_PORT: must be less than or equal to 65535"),
+        ("PORT", "http", "PORT: must be a whole number"),
+        ("APP_SERVER_WORKERS", "0", "APP_SERVER_WORKERS: must be greater than or equal to 1"),
+        ("APP_SERVER_DRAIN_SECONDS", "5s", "APP_SERVER_DRAIN_SECONDS: must be a number"),
         ("APP_RATE", "0", "APP_RATE: must be greater than 0"),
         ("APP_DOCS_ENABLED", "maybe", "APP_DOCS_ENABLED: must be true or false"),
         ("APP_LOG_LEVEL", "loud", "APP_LOG_LEVEL: must be 'DEBUG', 'INFO', 'WARNING'"),
         ("APP_DATABASE_BACKEND", "mysql", "APP_DATABASE_BACKEND: must be 'sqlite', 'postgres'"),
         ("APP_DATABASE_BACKEND", "postgres", "APP_DATABASE_POSTGRES_PASSWORD: PostgreSQL needs"),
         ("APP_SERVER_TRUSTED_PROXIES", "proxy", "APP_SERVER_TRUSTED_PROXIES: must be addresses"),
-        ("APP_ALLOWED_HOSTS", "a,b", 'APP_ALLOWED_HOSTS: must be JSON, such as ["a", "b"]'),
     ],
 )
 def test_an_error_names_the_variable_and_how_to_set_it(
@@ -125,6 +138,11 @@ def test_an_error_names_the_variable_and_how_to_set_it(
     heading, *lines = explanation_of(Settings).splitlines()
     assert heading == "the settings are not valid"
     assert [one.strip().startswith(line) for one in lines] == [True]
+
+
+def test_a_value_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_ALLOWED_HOSTS", MARKED)
+    assert explanation_of(Settings) == 'APP_ALLOWED_HOSTS: must be JSON, such as ["a", "b"]'
 
 
 def test_an_error_shows_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +168,7 @@ def test_an_unknown_variable_is_named_with_its_neighbour(monkeypatch: pytest.Mon
     monkeypatch.setenv("APP_DATABSE_URL", MARKED)
     monkeypatch.setenv("app_zzzz", MARKED)
     Path(".env").write_text(f"APP_BILING_KEY={MARKED}\nOTHER={MARKED}\nAPP_EMPTY=\n")
-    assert list(unread_variables(Settings)) == [
+    assert list(find_warnings(Settings)) == [
         "APP_BILING_KEY in .env is not a setting of this service and is ignored; "
         "did you mean APP_BILLING_KEY?",
         "APP_DATABSE_URL is not a setting of this service and is ignored; "
@@ -165,12 +183,12 @@ def test_known_variables_are_no_warning(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("DATABASE_URL", "sqlite:///app.db")
     monkeypatch.setenv("PORT", "9001")
     Path(".env").write_text("DATABASE_URL=sqlite:///other.db\nAPP_DATABASE_ECHO=true\n")
-    assert list(unread_variables(Settings)) == []
+    assert list(find_warnings(Settings)) == []
 
 
 def test_a_platforms_variable_in_dotenv_is_named() -> None:
     Path(".env").write_text(f"DATABASE_URL=postgres://{MARKED}\nPORT=9001\n")
-    assert list(unread_variables(Settings)) == [
+    assert list(find_warnings(Settings)) == [
         "DATABASE_URL in .env is not read; name it APP_DATABASE_URL",
         "PORT in .env is not read; name it APP_SERVER_PORT",
     ]

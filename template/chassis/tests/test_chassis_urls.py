@@ -472,3 +472,76 @@ async def test_every_option_is_accepted_by_both_drivers(
                 rows = await connection.execute(text(query.format(table)))
                 assert {row.name: row.setting for row in rows} == shown
         await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgres://ann@/app?host=/cloudsql/p:r:i/.s.PGSQL.5432", (("/cloudsql/p:r:i", 5432),)),
+        ("postgres://ann@/app?host=/cloudsql/p:r:i", (("/cloudsql/p:r:i", 5432),)),
+        ("postgres://ann@/app?host=/run/.s.PGSQL.6432", (("/run", 6432),)),
+        ("postgres://ann@/app?host=/a/.s.PGSQL.5433,/b", (("/a", 5433), ("/b", 5432))),
+        ("postgres://ann@/app?host=a,%20b", (("a", 5432), ("b", 5432))),
+    ],
+)
+def test_the_file_of_a_socket_means_its_folder(
+    url: str, hosts: tuple[tuple[str, int], ...]
+) -> None:
+    target = parse_url(url, VARIABLE)
+    assert target.hosts == hosts
+    runtime, migration = target.runtime()[1], target.migration()[1]
+    assert list(zip(runtime["host"], runtime["port"], strict=True)) == list(hosts)
+    assert migration["host"] == ",".join(host for host, _ in hosts)
+    assert migration["port"] == ",".join(str(port) for _, port in hosts)
+
+
+@pytest.mark.parametrize(
+    ("query", "advice"),
+    [
+        ("search_path=shop", "ALTER ROLE … SET search_path"),
+        ("currentSchema=shop", "ALTER ROLE … SET search_path"),
+        ("schema=shop", "ALTER ROLE … SET search_path"),
+        ("statement_timeout=5", "APP_DATABASE_STATEMENT_TIMEOUT_SECONDS"),
+        ("lock_timeout=5", "APP_DATABASE_LOCK_TIMEOUT_SECONDS"),
+        ("idle_in_transaction_session_timeout=5", "APP_DATABASE_IDLE_IN_TRANSACTION_TIMEOUT"),
+        ("options=-c%20statement_timeout%3D5s", "APP_DATABASE_STATEMENT_TIMEOUT_SECONDS"),
+        ("options=-clock_timeout%3D5s", "APP_DATABASE_LOCK_TIMEOUT_SECONDS"),
+        ("options=--statement-timeout%3D5s", "APP_DATABASE_STATEMENT_TIMEOUT_SECONDS"),
+        ("unix_sock=/cloudsql/p:r:i/.s.PGSQL.5432", "?host=/folder"),
+        ("socketTimeout=5", "APP_DATABASE_STATEMENT_TIMEOUT_SECONDS"),
+        ("pool_size=5", "APP_DATABASE_POOL_SIZE"),
+    ],
+)
+def test_an_option_of_another_driver_gets_advice_by_name(query: str, advice: str) -> None:
+    said = refusal(f"postgres://ann:s3cret@db/app?{query}")
+    assert said.startswith(VARIABLE)
+    assert advice in said
+    assert query.partition("%3D")[0].split("=")[0] in said
+
+
+@pytest.mark.parametrize("options", ["-c%20deadlock_timeout%3D5s", "-c%20search_path%3Dshop"])
+def test_options_that_no_setting_sends_reach_both_drivers(options: str) -> None:
+    target = parse_url(f"postgres://db/app?options={options}", VARIABLE)
+    sent = target.runtime()[1]["server_settings"]["options"]
+    assert sent == target.migration()[1]["options"]
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sqlite:///file:data/app.db?mode=ro&uri=true", "a SQLite file URI"),
+        ("sqlite:///file:app.db", "a SQLite file URI"),
+        ("sqlite+aiosqlite:///file:app.db?cache=shared&uri=true", "a SQLite file URI"),
+        ("sqlite:///file::memory:?cache=shared", "an in-memory SQLite database"),
+        ("sqlite:///~/app.db", "write the whole path"),
+        ('"sqlite:///app.db"', "remove the quotation marks"),
+        ("'postgresql://db/app'", "remove the quotation marks"),
+        ("\u201cpostgresql://db/app\u201d", "remove the quotation marks"),
+        ("postgresql://ann:s3cret\n@db/app", "has a line break"),
+        ("sqlite:///data\tapp.db", "has a line break or another control character"),
+    ],
+)
+def test_what_is_no_database_says_what_it_is(url: str, says: str) -> None:
+    said = refusal(url)
+    assert said.startswith(f"{VARIABLE}: {says}")
+    assert "s3cret" not in said

@@ -17,7 +17,7 @@ from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from .db.settings import DatabaseSettings
 from .logs import LogOptions, configure_logging
 from .settings import ChassisSettings
-from .variables import explain, unread_variables
+from .variables import explain, find_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -236,11 +236,9 @@ def _explained() -> Iterator[None]:
 
 def _warn(service: Service) -> None:
     try:
-        warnings = list(unread_variables(service.settings))
-    except (PermissionError, UnicodeDecodeError):
-        raise InvalidSettingsError(
-            ".env can't be read; make it a UTF-8 text file that this user may read"
-        ) from None
+        warnings = list(find_warnings(service.settings))
+    except SettingsError as error:
+        raise InvalidSettingsError(explain(error, service.settings)) from None
     for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)
 

@@ -35,10 +35,11 @@ from .db.migrations.revisions import (
 )
 from .db.migrations.upgrade import alembic_config, find_head
 from .db.postgres import uses_pgbouncer
+from .db.sources import variables_of
 from .db.sqlite import version_warning
 from .db.urls import DatabaseTarget
 from .settings import ChassisSettings
-from .variables import source_of, unread_variables, variables_of
+from .variables import find_warnings, source_of
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -135,7 +136,7 @@ def _settings_findings(settings: ChassisSettings) -> Iterator[Finding]:
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     yield Finding("ok", "versions", f"chassis {__version__}, Python {python_version()}, {versions}")
     yield Finding("ok", "database", settings.describe_database())
-    for warning in (*settings.database_warnings, *unread_variables(type(settings))):
+    for warning in (*settings.database_warnings, *find_warnings(type(settings))):
         yield Finding("warning", "settings", warning)
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -15,6 +15,14 @@ def _split(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 # Written with commas between: a.example.com,b.example.com
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -22,7 +30,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 # Migrations read DatabaseSettings and not the service's class: a service that changed one of these
 # would migrate another database than the one it uses.
 _READ_BY_MIGRATIONS = ("database_", "alembic_", "secrets_")
-_SOURCES_OF_MIGRATIONS = ("env_prefix", "env_file")
+_SOURCES_OF_MIGRATIONS = ("env_prefix", "env_prefix_target", "env_file", "case_sensitive")
 
 
 class ChassisSettings(DatabaseSettings):
@@ -93,6 +101,16 @@ class ChassisSettings(DatabaseSettings):
                 "be named; replace the * in APP_HTTP_CORS_ORIGINS, _METHODS or _HEADERS"
             )
         return self
+
+    @field_validator("server_host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        if not (re.fullmatch(r"[\w.-]+", value) or _is_ipv6(value)):
+            raise ValueError(
+                "must be an address or a name, without a port, and an IPv6 address without "
+                "brackets, such as 0.0.0.0 or ::"
+            )
+        return value
 
     @field_validator("server_trusted_proxies")
     @classmethod

@@ -1,86 +1,129 @@
-"""The environment variables of a settings class: their names, and what is wrong with them."""
+"""The environment variables of a settings class: what is wrong with them, and what is not read."""
 
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any
 
-from annotated_types import Ge, Le
-from pydantic import AliasChoices, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource, SettingsError
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
+from .db.dotenv import read_dotenv
 from .db.settings import DatabaseSettings
+from .db.sources import (
+    is_quoted,
+    is_secret,
+    is_service_link,
+    read_dotenv_texts,
+    read_environment,
+    read_secret_files,
+    service_of_link,
+    variables_of,
+)
 
 SettingsClass = type[DatabaseSettings]
 
+MOST_WARNINGS = 20
+
 _PHRASES = {
     "bool_parsing": "must be true or false",
+    "float_parsing": "must be a number",
+    "int_parsing": "must be a whole number",
     "missing": "must be set, it has no default",
 }
-_NUMBERS: dict[object, str] = {int: "a whole number", float: "a number"}
-_NUMBER_ERRORS = ("int_parsing", "float_parsing", "greater_than_equal", "less_than_equal")
 
 
 def explain(error: ValidationError | SettingsError, settings: SettingsClass) -> str:
-    """Say which variables are wrong and how to set them right; never what they hold."""
-    match error:
-        case ValidationError():
-            lines = [_line(found, settings) for found in _errors(error)]
-        case _:
-            lines = [_unreadable(error, settings)]
+    """Return which variables are wrong and how to set them right; never what they hold."""
+    if isinstance(error, SettingsError):
+        return _undecoded(error, settings)
+    lines = [_line(found, settings) for found in _errors(error)]
     return "\n  ".join(["the settings are not valid", *lines])
 
 
-def unread_variables(settings: SettingsClass) -> Iterator[str]:
-    """Give a warning for each variable that looks like a setting and is none; never its value."""
-    environment = _names(EnvSettingsSource(settings))
-    dotenv = _names(DotEnvSettingsSource(settings)) - environment
-    known = {name for field in settings.model_fields for name in variables_of(settings, field)}
-    for name in sorted(environment | dotenv):
-        place = " in .env" if name in dotenv else ""
-        if name.startswith(_prefix(settings)) and not _is_known(name, known, settings):
-            near = get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            yield f"{name}{place} is not a setting of this service and is ignored{hint}"
-    for field, name in settings.platform_variables.items():
-        if name in dotenv:
-            ours = f"{_prefix(settings)}{field.replace('platform_', '').upper()}"
-            yield f"{name} in .env is not read; name it {ours}"
+def find_warnings(settings: SettingsClass) -> Iterator[str]:
+    """Yield a warning for each variable that is not read as it seems to be; never its value.
+
+    Raises SettingsError if `.env` can't be read.
+    """
+    services = _linked_services()
+    found = [
+        *_service_warnings(services),
+        *_dotenv_warnings(settings),
+        *_quote_warnings(settings),
+        *_unread_warnings(settings, services),
+    ]
+    yield from found[:MOST_WARNINGS]
+    if len(found) > MOST_WARNINGS:
+        yield f"{len(found) - MOST_WARNINGS} more variables are not read"
 
 
 def source_of(settings: DatabaseSettings, field: str) -> str:
-    """Say where the value of a field came from: the environment, .env, a file, or its default."""
-    kind = type(settings)
+    """Return where a field's value came from: the environment, .env, a file, or its default."""
+    kind, folder = type(settings), settings.secrets_dir
     names = set(variables_of(kind, field))
-    is_platforms = field in kind.platform_variables and getattr(settings, field) is not None
-    if is_platforms or names & _names(EnvSettingsSource(kind)):
+    if names & read_environment(kind).keys():
         return "environment"
-    if names & _names(DotEnvSettingsSource(kind)):
+    if names & read_dotenv_texts(kind).keys():
         return ".env"
-    folder = settings.secrets_dir
-    if folder.is_dir() and names & {file.name.upper() for file in folder.iterdir()}:
+    if names & read_secret_files(kind, folder).keys():
         return f"a file in {folder}"
     if field not in settings.model_fields_set:
         return "default"
     return settings.secrets_source or "code"
 
 
-def variables_of(settings: SettingsClass, field: str) -> tuple[str, ...]:
-    """Give the names of the variables that a field is read from."""
-    if field in settings.platform_variables:
-        return (settings.platform_variables[field],)
-    match settings.model_fields[field].validation_alias:
-        case str() as alias:
-            return (alias.upper(),)
-        case AliasChoices(choices=choices):
-            return tuple(choice.upper() for choice in choices if isinstance(choice, str))
-        case _:
-            return (f"{_prefix(settings)}{field.upper()}",)
+def _linked_services() -> set[str]:
+    links = filter(lambda name: is_service_link(name, os.environ[name]), os.environ)
+    return {service_of_link(name) for name in links}
 
 
-def _names(source: EnvSettingsSource) -> set[str]:
-    return {name.upper() for name in source.env_vars}
+def _service_warnings(services: set[str]) -> Iterator[str]:
+    for start in sorted(services):
+        if start == "APP" or start.startswith("APP_"):
+            service = start.lower().replace("_", "-")
+            is_link = is_service_link(f"{start}_PORT", os.environ.get(f"{start}_PORT", ""))
+            yield (
+                f"{start}_{'PORT' if is_link else 'SERVICE_HOST'} and others that Kubernetes sets "
+                f"for the Service {service} are ignored; put enableServiceLinks: false into the "
+                "Pod's spec"
+            )
+
+
+def _dotenv_warnings(settings: SettingsClass) -> Iterator[str]:
+    lines = Counter(one.name.upper() for one in read_dotenv())
+    for name, times in lines.items():
+        if times > 1 and name.startswith(_prefix(settings)):
+            yield f"{name} is set {times} times in .env; the last one counts"
+    for field, name in settings.platform_variables.items():
+        if name in lines and name not in os.environ:
+            ours = f"{_prefix(settings)}{field.replace('platform_', '').upper()}"
+            yield f"{name} in .env is not read; name it {ours}"
+
+
+def _quote_warnings(settings: SettingsClass) -> Iterator[str]:
+    texts = read_environment(settings)
+    for field in settings.model_fields:
+        for name in variables_of(settings, field):
+            if is_secret(settings, field) and is_quoted(texts.get(name, "")):
+                yield f"{name} has quotation marks around it; remove them if they are no part of it"
+
+
+def _unread_warnings(settings: SettingsClass, services: set[str]) -> Iterator[str]:
+    dotenv = {one.name.upper() for one in read_dotenv() if one.text}
+    environment = {name.upper() for name, text in os.environ.items() if text}
+    known = {name for field in settings.model_fields for name in variables_of(settings, field)}
+    linked = tuple(f"{start}_{end}" for start in services for end in ("PORT", "SERVICE_"))
+    environment = {name for name in environment if not name.startswith(linked)}
+    ours = [name for name in dotenv | environment if name.startswith(_prefix(settings))]
+    unread = sorted(name for name in ours if not _is_known(name, known, settings))
+    for count, name in enumerate(unread):
+        near = get_close_matches(name, sorted(known), n=1) if count < MOST_WARNINGS else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        place = "" if name in environment else " in .env"
+        yield f"{name}{place} is not a setting of this service and is ignored{hint}"
 
 
 def _prefix(settings: SettingsClass) -> str:
@@ -102,12 +145,10 @@ def _errors(error: ValidationError) -> Iterator[Any]:
 def _line(found: Any, settings: SettingsClass) -> str:
     if not found["loc"]:
         return _message(found)
-    name, *inner = found["loc"]
-    field = settings.model_fields.get(name)
-    if field is None:
-        return f"{str(name).upper()}: {_message(found)}"
-    message = (None if inner else _number(found, field)) or _message(found)
-    return f"{variables_of(settings, name)[0]}: {message}"
+    name = found["loc"][0]
+    is_field = name in settings.model_fields
+    variable = variables_of(settings, name)[0] if is_field else str(name).upper()
+    return f"{variable}: {_message(found)}"
 
 
 def _message(found: Any) -> str:
@@ -116,31 +157,8 @@ def _message(found: Any) -> str:
     return _PHRASES.get(found["type"], message)
 
 
-def _number(found: Any, field: FieldInfo) -> str | None:
-    kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if kind in _NUMBERS]
-    if found["type"] not in _NUMBER_ERRORS or not kinds:
-        return None
-    return f"must be {_NUMBERS[kinds[0]]}{_bounds(field)}"
-
-
-def _bounds(field: FieldInfo) -> str:
-    low = next((limit.ge for limit in field.metadata if isinstance(limit, Ge)), None)
-    high = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
-    match low, high:
-        case None, None:
-            return ""
-        case low, None:
-            return f" of at least {low}"
-        case None, high:
-            return f" of at most {high}"
-        case _:
-            return f" from {low} to {high}"
-
-
-def _unreadable(error: SettingsError, settings: SettingsClass) -> str:
+def _undecoded(error: SettingsError, settings: SettingsClass) -> str:
     """Name the variable of a value that can't be decoded: the library's message has the field."""
-    if isinstance(error.__cause__, SettingsError):
-        return str(error.__cause__)
     field = re.search(r'field "(\w+)"', str(error))
     if field is None or field[1] not in settings.model_fields:
         return str(error)

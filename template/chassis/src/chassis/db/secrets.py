@@ -72,6 +72,10 @@ class SecretStore(PydanticBaseSettingsSource):
                 f"{_VARIABLE}: {kind} can't be read ({type(error).__name__}): check the name, the "
                 "region, the credentials of this process, and that they may read it"
             ) from None
+        values = {
+            name: value.rstrip("\r\n") if isinstance(value, str) else value
+            for name, value in values.items()
+        }
         if empty := [name for name, value in values.items() if value == ""]:
             raise SettingsError(f"{_VARIABLE}: APP_{empty[0].upper()} is empty there; remove it")
         return values

@@ -1,9 +1,8 @@
 """The database's settings, and the one place where they become a target."""
 
-import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -13,17 +12,18 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SecretsSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import DatabaseSettingsError
 from .secrets import SecretStore
+from .sources import (
+    DEFAULT_SECRETS_DIR,
+    SecretFiles,
+    VariableSource,
+    is_secret,
+    read_dotenv_texts,
+    read_environment,
+)
 from .tls import SSLMode
 from .urls import (
     DEFAULT_PORT,
@@ -36,8 +36,6 @@ from .urls import (
 
 Seconds = Annotated[float, Field(ge=0)]
 
-DEFAULT_SECRETS_DIR = Path("/run/secrets")
-
 
 class DatabaseSettings(BaseSettings):
     """Everything that migrations and the wait for the database need to know.
@@ -49,8 +47,8 @@ class DatabaseSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="APP_",
-        env_file=".env",
-        env_file_encoding="utf-8",
+        # chassis.db.dotenv reads it, and more strictly.
+        env_file=(),
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -189,9 +187,8 @@ class DatabaseSettings(BaseSettings):
         """Keep secrets out of the input that `ValidationError.errors()` shows."""
         if isinstance(given, dict):
             given = {
-                name: _hidden(value, cls.model_fields.get(name))
+                name: SecretStr(value) if isinstance(value, str) and is_secret(cls, name) else value
                 for name, value in given.items()
-                if value is not None or name not in cls.platform_variables
             }
         return handler(given)
 
@@ -289,53 +286,11 @@ class DatabaseSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (
             init_settings,
-            PlatformVariables(settings_cls, cls.platform_variables),
-            env_settings,
-            dotenv_settings,
+            VariableSource(settings_cls, read_environment(settings_cls)),
+            VariableSource(settings_cls, read_dotenv_texts(settings_cls, dotenv_settings)),
             SecretFiles(settings_cls),
             SecretStore(settings_cls),
         )
-
-
-class PlatformVariables(PydanticBaseSettingsSource):
-    """Read the unprefixed variables that platforms set, from the environment only."""
-
-    def __init__(self, settings_cls: type[BaseSettings], variables: dict[str, str]) -> None:
-        super().__init__(settings_cls)
-        self._variables = variables
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        variable = self._variables.get(field_name)
-        return (os.environ.get(variable) if variable else None), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        # None where it is unset: these fields have no variable with our prefix.
-        return {
-            name: os.environ.get(variable) or None for name, variable in self._variables.items()
-        }
-
-
-class SecretFiles(SecretsSettingsSource):
-    """Read files named like the variables from `APP_SECRETS_DIR`; a missing folder is silent."""
-
-    def __call__(self) -> dict[str, Any]:
-        folder = Path(self.current_state.get("secrets_dir") or DEFAULT_SECRETS_DIR)
-        self.secrets_dir = folder if folder.is_dir() else None
-        return super().__call__()
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        value, key, is_complex = super().get_field_value(field, field_name)
-        if isinstance(value, str) and not value.strip():
-            raise SettingsError(
-                f"APP_{field_name.upper()}: its file in {self.secrets_dir} is empty; "
-                "write the value into it or remove it"
-            )
-        return value, key, is_complex
-
-
-def _hidden(value: Any, field: FieldInfo | None) -> Any:
-    is_secret = field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
-    return SecretStr(value) if is_secret and isinstance(value, str) else value
 
 
 def read_password(file: Path) -> str:

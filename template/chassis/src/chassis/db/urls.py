@@ -1,9 +1,9 @@
 """Database URLs: one libpq-style URL in, what each driver understands out."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -12,7 +12,14 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from .errors import DatabaseSettingsError
-from .tls import TLS_PARAMETERS, check_tls, resolve_tls
+from .parameters import (
+    DSN_PARAMETERS,
+    SESSION_PARAMETERS,
+    check_values,
+    normalise_parameters,
+)
+from .sources import QUOTES, TYPOGRAPHIC_QUOTES, is_quoted
+from .tls import TLS_PARAMETERS, resolve_tls
 
 Backend = Literal["sqlite", "postgres", "custom"]
 Host = tuple[str, int]
@@ -22,50 +29,6 @@ DEFAULT_PORT = 5432
 _POSTGRES_DRIVERS = ("", "asyncpg", "psycopg", "psycopg2", "psycopg_async", "psycopg2cffi")
 _SQLITE_DRIVERS = ("", "aiosqlite", "pysqlite")
 
-# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
-_ADDRESS = ("host", "port", "user", "password", "dbname")
-# asyncpg reads these from a DSN by the same rules as libpq.
-_DSN = (*TLS_PARAMETERS, "krbsrvname", "passfile")
-_SERVERS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
-_SESSION = ("application_name", "options")
-_CONNECT = ("connect_timeout",)
-# asyncpg does not have these: the engine sets them on its sockets.
-_KEEPALIVES = (
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_count",
-    "tcp_user_timeout",
-)
-_KNOWN = (*_DSN, "target_session_attrs", *_SESSION, *_CONNECT, *_KEEPALIVES)
-_FIXED: dict[str, tuple[str, ...]] = {
-    "client_encoding": ("utf8", "utf-8", "auto"),
-    "gssencmode": ("disable", "prefer"),
-    "schema": ("public",),
-    "sslcertmode": ("allow",),
-    "sslcompression": ("0",),
-    "sslnegotiation": ("postgres",),
-    "sslsni": ("1",),
-}
-_ADVICE = {
-    "client_encoding": "the chassis always uses UTF-8; remove it",
-    "command_timeout": "set APP_DATABASE_STATEMENT_TIMEOUT_SECONDS instead",
-    "connection_limit": "set APP_DATABASE_POOL_SIZE instead",
-    "gssencmode": "asyncpg can't encrypt by GSSAPI; use TLS and remove it",
-    "hostaddr": "write the address as the host",
-    "load_balance_hosts": "asyncpg can't do it; list the hosts in order and remove it",
-    "pool_timeout": "set APP_DATABASE_POOL_TIMEOUT instead",
-    "prepared_statement_cache_size": "set APP_DATABASE_PGBOUNCER=true instead",
-    "require_auth": "asyncpg can't honour it; use sslmode=verify-full and remove it",
-    "schema": "set the role's search_path in the database (ALTER ROLE … SET search_path)",
-    "requiressl": "write sslmode=require or, better, verify-full with sslrootcert",
-    "service": "write host, port, user and database into the URL",
-    "sslaccept": "write sslmode=verify-full with sslrootcert, or sslmode=require",
-    "sslcertmode": "give sslcert and sslkey, or neither",
-    "sslcompression": "compression in TLS is unsafe; remove it",
-    "sslsni": "asyncpg always names the host to the server; remove it",
-    "statement_cache_size": "set APP_DATABASE_PGBOUNCER=true instead",
-}
 _ENCODE = "percent-encode special characters in the user name and the password"
 
 
@@ -127,10 +90,10 @@ class DatabaseTarget:
             arguments["target_session_attrs"] = given["target_session_attrs"]
         if given.pop("sslnegotiation", "postgres") == "direct":
             arguments["direct_tls"] = True
-        if named := {name: given[name] for name in _DSN if name in given}:
+        if named := {name: given[name] for name in DSN_PARAMETERS if name in given}:
             query = "&".join(f"{name}={_quoted(value)}" for name, value in named.items())
             arguments["dsn"] = f"postgresql://?{query}"
-        if settings := {name: given[name] for name in _SESSION if name in given}:
+        if settings := {name: given[name] for name in SESSION_PARAMETERS if name in given}:
             arguments["server_settings"] = settings
         if "connect_timeout" in given:
             # libpq: zero waits for ever
@@ -167,7 +130,9 @@ def parse_url(
     `defaults` are libpq parameters for PostgreSQL; those in the URL win. Raises
     DatabaseSettingsError naming `variable` and what to write; never the text itself.
     """
-    scheme, found, rest = text.strip().partition("://")
+    text = text.strip()
+    _check_text(text, variable)
+    scheme, found, rest = text.partition("://")
     dialect, _, driver = scheme.lower().partition("+")
     if not found or not dialect:
         raise DatabaseSettingsError(
@@ -182,11 +147,22 @@ def parse_url(
             _check_driver(driver, _SQLITE_DRIVERS, variable)
             return _parse_sqlite(rest, variable)
         case _:
-            return _parse_custom(text.strip(), variable)
+            return _parse_custom(text, variable)
 
 
 def sqlite_target(path: str, variable: str) -> DatabaseTarget:
-    """Give the target of a SQLite file. Raises DatabaseSettingsError for an in-memory database."""
+    """Return the target of a SQLite file. Raises DatabaseSettingsError for what is no file."""
+    _check_text(path, variable)
+    if path.startswith("file:") and not path.startswith("file::memory:"):
+        raise DatabaseSettingsError(
+            f"{variable}: a SQLite file URI (file:…) can't be used; name the file itself: "
+            "sqlite:///data/app.db, or APP_DATABASE_SQLITE_PATH=data/app.db"
+        )
+    if re.match(r"~|[\w+]{2,}:/", path):
+        raise DatabaseSettingsError(
+            f"{variable}: write the whole path of a file, without ~ and without a scheme; "
+            "a URL is for APP_DATABASE_URL"
+        )
     if _is_in_memory(path):
         raise DatabaseSettingsError(
             f"{variable}: an in-memory SQLite database can't be used, its sessions would share "
@@ -210,7 +186,7 @@ def postgres_target(
     if len(hosts) > 1:
         # Without it a standby that is named first would be written to, and refuse.
         parameters = {"target_session_attrs": "read-write", **parameters}
-    _check_values(parameters, variable)
+    check_values(parameters, variable)
     host, port = hosts[0] if len(hosts) == 1 and not _is_socket(hosts[0][0]) else (None, None)
     url = URL.create("postgresql", username, password, host, port, database)
     return DatabaseTarget("postgres", url, variable, hosts, parameters, pgbouncer, warnings)
@@ -223,7 +199,7 @@ def parse_hosts(
 
     `ports` are for hosts that name none: one for all of them, or one for each.
     """
-    names = [name for name in text.split(",") if name]
+    names = [name.strip() for name in text.split(",") if name.strip()]
     if len(ports) not in (1, len(names)):
         raise DatabaseSettingsError(f"{variable}: give one port, or as many as there are hosts")
     each = ports if len(ports) > 1 else [*ports] * len(names)
@@ -232,7 +208,8 @@ def parse_hosts(
 
 def _parse_host(text: str, variable: str, default_port: int) -> Host:
     if _is_socket(text):
-        return text, default_port
+        folder, found, port = text.partition("/.s.PGSQL.")
+        return folder, _parse_port(port, variable, default_port)
     if text.startswith("["):
         host, found, port = text[1:].partition("]")
         if not found or (port and not port.startswith(":")):
@@ -268,7 +245,7 @@ def _parse_postgres(rest: str, variable: str, defaults: Mapping[str, str]) -> Da
     ports = [_parse_port(port, variable, DEFAULT_PORT) for port in given]
     pgbouncer = parameters.pop("pgbouncer", "").lower() in ("true", "1")
     lifted = {name: parameters.pop(name, None) for name in ("user", "password", "dbname")}
-    parameters, warnings = _checked(parameters, variable)
+    parameters, warnings = normalise_parameters(parameters, variable)
     return postgres_target(
         variable,
         hosts=parse_hosts(hosts or repeated, variable, ports) or (("localhost", ports[0]),),
@@ -291,62 +268,12 @@ def _parse_query(query: str, variable: str) -> dict[str, list[str]]:
     return named
 
 
-def _checked(given: dict[str, str], variable: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    given = dict(given)
-    if "ssl" in given:
-        given.setdefault("sslmode", _SSL_FLAGS.get(given["ssl"].lower(), given["ssl"]))
-        del given["ssl"]
-    if "fallback_application_name" in given:
-        given.setdefault("application_name", given.pop("fallback_application_name"))
-    warnings = _channel_binding(given.pop("channel_binding", ""), variable)
-    for name in list(given):
-        if name in _FIXED and given[name].lower() in _FIXED[name]:
-            del given[name]
-        elif name not in _KNOWN:
-            raise DatabaseSettingsError(f"{variable}: {_unknown(name)}")
-    return given, warnings
-
-
-_SSL_FLAGS = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
-
-
-def _channel_binding(value: str, variable: str) -> tuple[str, ...]:
-    if value != "require":
-        return ()
-    return (
-        f"{variable}: asyncpg can't do channel_binding=require; it is ignored. "
-        "sslmode=verify-full with a CA protects against the same attack",
-    )
-
-
-def _unknown(name: str) -> str:
-    if name in _ADVICE:
-        return f"the option {name} is not supported here: {_ADVICE[name]}"
-    near = get_close_matches(name, [*_KNOWN, *_ADDRESS, *_ADVICE], n=1)
-    hint = f"did you mean {near[0]}?" if near else "remove it"
-    # A password that was not encoded can end up here.
-    shown = name if name.replace("_", "").isalnum() and len(name) <= 40 and near else ""
-    return f"unknown option{f' {shown}' if shown else ''} after ?: {hint}"
-
-
-def _check_values(given: Mapping[str, str], variable: str) -> None:
-    check_tls(given, variable)
-    if given.get("target_session_attrs", "any") not in _SERVERS:
-        raise DatabaseSettingsError(
-            f"{variable}: target_session_attrs is one of {', '.join(_SERVERS)}"
-        )
-    for name in ("connect_timeout", *_KEEPALIVES):
-        if not given.get(name, "0").isdigit():
-            unit = " of seconds" if name == "connect_timeout" else ""
-            raise DatabaseSettingsError(f"{variable}: {name} is a whole number{unit}")
-
-
 def _parse_sqlite(rest: str, variable: str) -> DatabaseTarget:
     path, _, query = rest.partition("?")
     named = _parse_query(query, variable)
-    if "memory" in named.get("mode", []) or _is_in_memory(path[1:]):
+    if "memory" in named.get("mode", []):
         return sqlite_target(":memory:", variable)
-    if named:
+    if named and not path.startswith("/file:"):
         raise DatabaseSettingsError(
             f"{variable}: a SQLite URL takes no options; set APP_DATABASE_SQLITE_* instead"
         )
@@ -359,7 +286,16 @@ def _parse_sqlite(rest: str, variable: str) -> DatabaseTarget:
 
 
 def _is_in_memory(path: str) -> bool:
-    return path in ("", ":memory:") or path.startswith("file:")
+    return path in ("", ":memory:") or path.startswith("file::memory:")
+
+
+def _check_text(text: str, variable: str) -> None:
+    if is_quoted(text, (*QUOTES, *TYPOGRAPHIC_QUOTES)):
+        raise DatabaseSettingsError(f"{variable}: remove the quotation marks around the value")
+    if any(character < " " for character in text):
+        raise DatabaseSettingsError(
+            f"{variable}: has a line break or another control character inside; remove it"
+        )
 
 
 def _parse_custom(text: str, variable: str) -> DatabaseTarget:

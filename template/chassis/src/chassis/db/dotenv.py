@@ -1,0 +1,170 @@
+"""`.env`: assignments, read strictly; what is none of them is an error that names its line.
+
+The rules are python-dotenv's, which warns and goes on where this refuses, and which replaces
+`${x}` inside single quotes too.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic_settings import SettingsError
+
+DOTENV = Path(".env")
+MAX_BYTES = 256 * 1024
+
+_SPACE = r"[^\S\n]*"
+_REST = rf"{_SPACE}(?:#[^\n]*)?(?:\n|\Z)"
+_BLANK = re.compile(_REST)
+_START = re.compile(
+    rf"{_SPACE}(?:export[^\S\n]+)?(?P<name>[A-Z_a-z][\w.-]*){_SPACE}=(?P<space>{_SPACE})", re.ASCII
+)
+_QUOTED = {
+    "'": re.compile(rf"'((?:\\.|[^'\\])*)'{_REST}", re.DOTALL),
+    '"': re.compile(rf'"((?:\\.|[^"\\])*)"{_REST}', re.DOTALL),
+}
+_COMMENT = re.compile(r"\s#.*")
+# A quote that is closed by the next value's has a setting inside.
+_SWALLOWED = re.compile(rf"\n{_SPACE}(?:export\s+)?(?:APP_\w*|DATABASE_URL){_SPACE}=", re.I)
+_ESCAPED = {"'": re.compile(r"\\([\\'])"), '"': re.compile(r"\\([\\'\"abfnrtv])")}
+_CONTROLS = dict(zip("abfnrtv", "\a\b\f\n\r\t\v", strict=True))
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_FORM = re.compile(r"(\w+)(?::-((?:(?!\$\{).)*))?", re.DOTALL)
+_UNBRACED = re.compile(r"\$([A-Za-z_]\w+)")
+
+_LITERAL = "put the value into single quotes if it is meant as it stands"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One assignment: its line, the name as it was written, and the text without quotes."""
+
+    line: int
+    name: str
+    text: str
+
+
+def read_dotenv(file: Path = DOTENV) -> list[Assignment]:
+    """Read a file of assignments, in order; none if there is no file.
+
+    Raises pydantic_settings.SettingsError that names the line, and never shows a value.
+    """
+    return parse_dotenv(_read_text(file), file.name)
+
+
+def parse_dotenv(text: str, name: str = DOTENV.name) -> list[Assignment]:
+    """Parse assignments, as read_dotenv does."""
+    found: list[Assignment] = []
+    known = dict(os.environ)
+    position, line = 0, 1
+    while position < len(text):
+        end = position
+        if blank := _BLANK.match(text, position):
+            end = blank.end()
+        else:
+            try:
+                key, value, end = _parse_assignment(text, position, known)
+            except ValueError as error:
+                raise SettingsError(f"{name}, line {line}: {error}") from None
+            found.append(Assignment(line, key, value))
+            known[key] = value
+        line += text.count("\n", position, end)
+        position = end
+    return found
+
+
+def _parse_assignment(text: str, position: int, known: Mapping[str, str]) -> tuple[str, str, int]:
+    """Return name and value, and where they end. Raises ValueError with what to write instead."""
+    start = _START.match(text, position)
+    if start is None:
+        raise ValueError("is no assignment; write NAME=value, or # before a comment")
+    name, quote = start["name"], text[start.end() : start.end() + 1]
+    if quote in _QUOTED:
+        value, end = _parse_quoted(text, start.end(), quote, name)
+        return name, value if quote == "'" else _expand(value, name, known), end
+    end = text.find("\n", start.end()) % (len(text) + 1)
+    value = _COMMENT.sub("", start["space"] + text[start.end() : end]).strip()
+    if value and value[-1] in _QUOTED and value.count(value[-1]) % 2:
+        raise ValueError(
+            f"the value of {name} ends in a quotation mark that was not opened; remove it, or "
+            "put the whole value into quotes of the other kind"
+        )
+    return name, _expand(value, name, known), end + 1
+
+
+def _parse_quoted(text: str, position: int, quote: str, name: str) -> tuple[str, int]:
+    found = _QUOTED[quote].match(text, position)
+    if found is None or _SWALLOWED.search(found[1]):
+        raise ValueError(
+            f"the quotation mark before the value of {name} is not closed, or something stands "
+            f"behind the closing one; close it at the value's end, with \\{quote} for one inside"
+        )
+    value = _ESCAPED[quote].sub(lambda escape: _CONTROLS.get(escape[1], escape[1]), found[1])
+    return value, found.end()
+
+
+def _expand(value: str, name: str, known: Mapping[str, str]) -> str:
+    """Replace `${x}` and `${x:-default}`; the names in them may be parts of a password."""
+
+    def replace(reference: re.Match[str]) -> str:
+        form = _FORM.fullmatch(reference[1])
+        if form is None:
+            raise ValueError(
+                f"the value of {name} has a ${{…}} that is neither ${{NAME}} nor "
+                f"${{NAME:-default}}; write one of them, or {_LITERAL}"
+            )
+        if form[1] not in known and form[2] is None:
+            raise ValueError(
+                f"the value of {name} has a ${{…}} whose variable is not set; set it in a line "
+                f"above or in the environment, or {_LITERAL}"
+            )
+        return known.get(form[1], form[2] or "")
+
+    if any(found[1] in known for found in _UNBRACED.finditer(value)):
+        raise ValueError(
+            f"the value of {name} has a variable without braces, which is not replaced; "
+            f"write ${{NAME}}, or {_LITERAL}"
+        )
+    return _REFERENCE.sub(replace, value)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        if file.is_symlink():
+            raise SettingsError(
+                f"{file.name} is a link to a file that does not exist; mend it or remove it"
+            ) from None
+        return ""
+    except IsADirectoryError:
+        raise SettingsError(
+            f"{file.name} is a folder, as Docker makes one for a mount without a file; "
+            "make it a text file, or remove it"
+        ) from None
+    except OSError:
+        raise SettingsError(
+            f"{file.name} can't be read; make it a text file that this user may read"
+        ) from None
+    if len(data) > MAX_BYTES:
+        raise SettingsError(
+            f"{file.name} has more than {MAX_BYTES // 1024} KiB; is it another kind of file? "
+            "Keep settings there, and long texts in files of their own"
+        )
+    return _decode(data, file.name)
+
+
+def _decode(data: bytes, name: str) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        wrong = error.start
+    else:
+        wrong = data.find(b"\0")
+    if wrong >= 0:
+        line = data.count(b"\n", 0, wrong) + 1
+        raise SettingsError(f"{name}, line {line}: is not UTF-8 text; save the file as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
