@@ -152,6 +152,11 @@ def test_a_pod_has_settings_that_exist_and_secrets_by_reference(kind: str) -> No
     assert create in GUIDE
 
 
+@pytest.mark.parametrize("kind", ["Job", "Deployment"])
+def test_no_service_of_the_namespace_sets_variables(kind: str) -> None:
+    assert pod(manifests()[kind])["enableServiceLinks"] is False
+
+
 def test_the_job_needs_nothing_that_is_made_later() -> None:
     job = manifests()["Job"]
     assert "serviceAccountName" not in pod(job)
