@@ -1,5 +1,6 @@
 """The rendered service as its team meets it: its own checks, its commands, and HTTP."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.project import Project
 from tests.pythons import RUNNING, VERSIONS, find_python
 from tests.releases import once
 from tests.scale import FULL
-from tests.service import Service
+from tests.service import UV, Finished, Service
 
 Install = Callable[[str, str], Service]
 OTHER = next(version for version in VERSIONS if version != RUNNING)
@@ -239,6 +240,43 @@ def check_that_it_is_refused(service: Service, command: str, variable: str) -> N
     assert "Traceback" not in finished.output
     assert "s3cret" not in finished.output
     assert len(finished.output.splitlines()) < 10, finished.output
+
+
+ENTRIES = {
+    "migrate": ("{name}", "migrate"),
+    "alembic": ("alembic", "-c", "{folder}/alembic.ini", "upgrade", "head"),
+    "the factory": ("python", "-c", "from {package}.main import create_service as c; c()"),
+    "uvicorn": ("uvicorn", "--factory", "{package}.main:create_service"),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_wrong_line_in_dotenv_stops_every_entry_before_anything_opens(
+    default: Service, entry: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(
+        "APP_LOG_LEVEL=INFO\nAPP_DATABASE_URL: postgres://a:s3cret@h/b\n"
+    )
+    names = {"name": default.name, "folder": default.folder, "package": default.package}
+    command = [part.format(**names) for part in ENTRIES[entry]]
+    project = [UV, "run", "--no-sync", "--project", str(default.folder)]
+    finished = Finished.of([*project, *command], tmp_path, default.variables())
+    assert finished.code != 0
+    assert ".env, line 2: is no assignment; write NAME=value" in finished.output
+    assert "s3cret" not in finished.output
+    assert not (tmp_path / "data").exists()
+
+
+def test_coverage_sees_the_lines_after_an_await(default: Service, tmp_path: Path) -> None:
+    report = tmp_path / "coverage.json"
+    service = default.with_environment(COVERAGE_FILE=str(tmp_path / "coverage"))
+    tests = ("pytest", "--quiet", "--cov", f"--cov-report=json:{report}")
+    service.uv("run", "--no-sync", "--with", "pytest-cov", *tests).check()
+    files = json.loads(report.read_text())["files"]
+    [items] = [file for name, file in files.items() if name.endswith("routers/items.py")]
+    handlers = ("create_item", "list_items", "read_item", "change_item", "delete_item")
+    missed = {name: items["functions"][name]["missing_lines"] for name in handlers}
+    assert not any(missed.values()), missed
 
 
 def test_an_unknown_variable_is_a_warning(default: Service) -> None:

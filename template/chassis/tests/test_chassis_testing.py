@@ -155,6 +155,15 @@ async def test_the_server_tells_its_folder(session):
         await session.scalar(text("SHOW data_directory"))
     )
 """
+ROOT_TEST = """
+from pathlib import Path
+
+
+def test_the_project_is_found_from_a_folder_of_its_own(project_root, tmp_path):
+    assert (project_root / "pyproject.toml").is_file()
+    assert project_root in Path(__file__).parents
+    assert Path.cwd() == tmp_path
+"""
 FAULTY_TESTS = """
 from shelf.main import Book
 
@@ -216,6 +225,13 @@ def execute(url: str, *statements: str) -> list[str | int]:
 
 def create_books(url: str) -> None:
     execute(url, "CREATE TABLE IF NOT EXISTS book (id serial PRIMARY KEY, title text)")
+
+
+@pytest.mark.parametrize("folder", [".", "tests"])
+def test_a_test_is_given_the_projects_folder(shelf: pytest.Pytester, folder: str) -> None:
+    shelf.makepyfile(**{"tests/test_root": ROOT_TEST})
+
+    shelf.runpytest_subprocess(folder).assert_outcomes(passed=1)
 
 
 def test_each_test_has_a_sqlite_file_of_its_own(shelf: pytest.Pytester) -> None:

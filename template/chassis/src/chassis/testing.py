@@ -10,6 +10,9 @@ and its tests ask for what they need; `async def` tests need no mark:
 
     async def test_an_item_is_kept(client: AsyncClient) -> None: ...
 
+A test's working directory is its `tmp_path`, where no `.env` is; `project_root` is the folder of
+the service's pyproject.toml.
+
 `pytest --database sqlite` is the default, `--database postgres` starts an embedded server, and
 `--database postgresql://…` uses a server that runs already; all of them also under `pytest -n`.
 """
@@ -47,6 +50,7 @@ __all__ = [
     "client",
     "database_settings",
     "engine",
+    "project_root",
     "read_engine",
     "service",
     "session",
@@ -70,6 +74,12 @@ class Service(Generic[SettingsT]):
 def service() -> Service[Any]:
     """Name the service under test; a service's tests/conftest.py overrides this."""
     pytest.fail("define the fixture `service` in tests/conftest.py, as chassis.testing shows")
+
+
+@pytest.fixture(scope="session")
+def project_root(pytestconfig: pytest.Config) -> Path:
+    """Return the project's folder: a test's working directory is its `tmp_path`."""
+    return pytestconfig.rootpath
 
 
 @pytest.fixture
