@@ -5,15 +5,92 @@ from typing import Any
 
 import pytest
 from chassis_stock import Item, create_tables
-from sqlalchemy import Connection, inspect, select, text, update
+from sqlalchemy import Connection, ForeignKey, MetaData, func, inspect, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
 from chassis import ChassisSettings
 from chassis.db import Base
 
 NOON = datetime(2024, 2, 29, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+
+
+class Sample(Base):
+    """Keeps these tables apart from those of other tests."""
+
+    __abstract__ = True
+    metadata = MetaData()
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(default="old")
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Versioned(Sample):
+    """Mapper arguments of its own."""
+
+    __tablename__ = "versioned"
+    version: Mapped[int] = mapped_column()
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+
+
+class HasArguments:
+    """Mapper arguments of a mixin."""
+
+    __mapper_args__ = {"confirm_deleted_rows": False}  # noqa: RUF012
+
+
+class Mixed(HasArguments, Sample):
+    """The mixin's arguments come before those of the base."""
+
+    __tablename__ = "mixed"
+
+
+class Declared(Sample):
+    """Mapper arguments from a function."""
+
+    __tablename__ = "declared"
+
+    @declared_attr.directive
+    def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805
+        return {"confirm_deleted_rows": False}
+
+
+class Shape(Sample):
+    """The first of a family in one table."""
+
+    __tablename__ = "shape"
+    kind: Mapped[str]
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "shape"}  # noqa: RUF012
+
+
+class Circle(Shape):
+    """One of the family, with an identity."""
+
+    __mapper_args__ = {"polymorphic_identity": "circle"}  # noqa: RUF012
+
+
+class Joined(Shape):
+    """One of the family, in a table of its own."""
+
+    __tablename__ = "joined"
+    id: Mapped[int] = mapped_column(ForeignKey("shape.id"), primary_key=True)
+    __mapper_args__ = {"polymorphic_identity": "joined"}  # noqa: RUF012
+
+
+class AbstractShape(Shape):
+    """One of the family without arguments of its own: it does not take the identity of another."""
+
+    __mapper_args__ = {"polymorphic_abstract": True}  # noqa: RUF012
+
+
+class Lazy(Sample):
+    """A model that asks not to fetch."""
+
+    __tablename__ = "lazy"
+    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +170,24 @@ async def test_what_the_server_fills_in_on_update_is_there_after_a_flush(
 
     assert item.updated_at > NOON
     assert item.updated_at == await read_again(session, Item.updated_at)
+
+
+@pytest.mark.parametrize("model", [Versioned, Mixed, Declared, Shape, Circle, Joined], ids=str)
+async def test_a_models_own_mapper_arguments_take_nothing_away(
+    session: AsyncSession, settings: ChassisSettings, model: type[Any]
+) -> None:
+    create_tables(settings, Sample.metadata)
+    thing = model(updated_at=NOON)
+    session.add(thing)
+    await session.commit()
+    thing.name = "new"
+    await session.commit()
+
+    assert thing.updated_at > NOON
+
+
+async def test_a_model_may_ask_for_less(session: AsyncSession) -> None:
+    assert Lazy.__mapper__.eager_defaults is False
 
 
 async def test_an_update_statement_fills_it_in_too(session: AsyncSession) -> None:

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Dialect, MetaData
+from sqlalchemy import JSON, DateTime, Dialect, MetaData, event
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapper
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from .documents import track_documents
 from .errors import TimeZoneError
 
 # Without names a constraint can't be dropped by a later migration, least of all on SQLite.
@@ -46,6 +47,7 @@ class Base(DeclarativeBase):
     """The parent of every model.
 
     `Mapped[datetime]` is aware and in UTC; `Mapped[dict[str, Any]]` is JSON (JSONB on PostgreSQL).
+    A change inside a JSON attribute is stored, and what the server fills in is there after a flush.
     """
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
@@ -55,5 +57,16 @@ class Base(DeclarativeBase):
             JSONB(none_as_null=True), "postgresql"
         ),
     }
-    # What the server fills on UPDATE would otherwise be loaded on access: MissingGreenlet.
-    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012
+
+
+@event.listens_for(Base, "after_mapper_constructed", propagate=True)
+def fetch_what_the_server_fills(mapper: Mapper[Any], model: type[Any]) -> None:
+    """Fetch with an UPDATE what the server makes of it: on access it would be MissingGreenlet.
+
+    `__mapper_args__` of `Base` would do so only until a model has its own.
+    """
+    if mapper.eager_defaults == "auto":
+        mapper.eager_defaults = True
+
+
+event.listen(Base, "mapper_configured", track_documents, propagate=True)
