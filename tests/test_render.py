@@ -51,6 +51,7 @@ SERVICE = {
     "compose.yaml",
     "pyproject.toml",
     "src/my_service/__init__.py",
+    "src/my_service/__main__.py",
     "src/my_service/cli.py",
     "src/my_service/dependencies.py",
     "src/my_service/main.py",

@@ -291,6 +291,11 @@ def test_help_needs_no_good_settings(default: Service) -> None:
     assert all(command in said for command in ("serve", "migrate", "dev"))
 
 
+def test_its_command_runs_as_a_module_too(service: Service) -> None:
+    said = service.run("python", "-m", service.package, "--version").check()
+    assert f"python -m {service.package}" in said
+
+
 def test_no_output_holds_the_password(default: Service, postgres: Postgres) -> None:
     fields = postgres.fields(postgres.create_database())
     service = default.with_environment(**fields, APP_LOG_LEVEL="DEBUG")

@@ -7,9 +7,9 @@ set -eu
 # waits for a command in the foreground, and the container would have to be killed.
 migrate() {
     "$1" migrate --wait &
-    trap 'kill -TERM $!' TERM INT
+    trap 'kill -TERM $!' TERM INT HUP
     wait $!
-    trap - TERM INT
+    trap - TERM INT HUP
 }
 
 # The substitution takes a line break from its end.

@@ -93,6 +93,16 @@ def free_port() -> int:
         return port
 
 
+def has_ipv6() -> bool:
+    """Return whether this machine has the loopback address of IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as one:
+            one.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "chassis_sample", *arguments]
 

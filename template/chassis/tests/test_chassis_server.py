@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from chassis_processes import answers, free_port, run_sample, serving, until
+from chassis_processes import answers, free_port, has_ipv6, run_sample, serving, until
 from httpx2 import Client, TransportError
 
 from chassis import ChassisSettings
@@ -151,6 +151,73 @@ def test_a_second_signal_or_ctrl_c_skips_the_drain(signals: tuple[signal.Signals
         running.handle(*signals)
         running.thread.join(10)
         assert not running.thread.is_alive()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_hangup_is_a_stop_that_finishes_requests(workers: int) -> None:
+    with (
+        serving("serve", "--workers", str(workers), APP_SERVER_DRAIN_SECONDS="0.5") as running,
+        ThreadPoolExecutor() as pool,
+    ):
+        until(lambda: running.log.read_text().count("startup complete") == workers)
+        slow = pool.submit(running.client.get, "/wait?seconds=1")
+        until(lambda: "the wait has begun" in running.log.read_text())
+        # As a terminal does, which signals to all of its processes.
+        for worker in re.findall(r"Started server process \[(\d+)\]", running.log.read_text()):
+            os.kill(int(worker), signal.SIGHUP)
+        if workers > 1:
+            time.sleep(0.3)
+            assert "draining" not in running.log.read_text()
+            running.process.send_signal(signal.SIGHUP)
+        assert slow.result().status_code == 200
+        assert running.process.wait(30) == 0
+        assert running.log.read_text().count("draining for 0.5 seconds") == workers
+
+
+def test_a_hangup_that_is_ignored_when_the_server_starts_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with serving("serve", APP_SERVER_DRAIN_SECONDS="0.1") as running:
+            running.process.send_signal(signal.SIGHUP)
+            time.sleep(0.3)
+            assert "draining" not in running.log.read_text()
+            assert running.stop() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_numbers_of_workers_go_with_them_when_their_supervisor_is_killed(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("prometheus_client", reason="needs the extra `metrics`")
+    with serving(
+        *("serve", "--workers", "2"), APP_METRICS_ENABLED="true", TMPDIR=str(tmp_path)
+    ) as running:
+        until(lambda: running.log.read_text().count("startup complete") == 2)
+        assert list(tmp_path.glob("metrics-*/*.db"))
+        running.process.kill()
+        until(lambda: not answers(running.client))
+        until(lambda: not list(tmp_path.glob("metrics-*")))
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too(workers: str) -> None:
+    with serving("serve", "--workers", workers, "--host", "::") as running:
+        port = running.client.base_url.port
+        with Client(base_url=f"http://[::1]:{port}") as client:
+            assert client.get("/livez").status_code == 200
+        assert running.client.get("/process").json()["client"] in ("127.0.0.1", "::ffff:127.0.0.1")
+
+
+def test_a_redirect_keeps_the_scheme_and_the_prefix_of_a_trusted_proxy() -> None:
+    with serving("serve", APP_SERVER_ROOT_PATH="/orders", APP_SERVER_DRAIN_SECONDS="60") as running:
+        headers = {"X-Forwarded-Proto": "https", "Host": "shop.example.com"}
+        answer = running.client.get("/livez/", headers=headers)
+        assert answer.status_code == 307
+        assert answer.headers["location"] == "https://shop.example.com/orders/livez"
+        running.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in running.client.get("/readyz").text)
 
 
 def test_a_request_that_takes_too_long_is_cut_off() -> None:

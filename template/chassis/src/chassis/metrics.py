@@ -4,8 +4,9 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache, lru_cache
+from pathlib import Path
 from time import perf_counter
 
 from prometheus_client import (
@@ -120,6 +121,25 @@ def share_metrics(settings: ChassisSettings) -> Iterator[Callable[[int], object]
                 yield mark_process_dead
         finally:
             del os.environ[_SHARED_FOLDER]
+
+
+def remove_shared_files() -> None:
+    """Remove this worker's numbers and those of dead ones; the last one removes the folder."""
+    folder = Path(os.environ[_SHARED_FOLDER])
+    for file in folder.glob("*.db"):
+        process = int(file.stem.rpartition("_")[2])
+        if process == os.getpid() or not _is_running(process):
+            file.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextmanager

@@ -62,7 +62,8 @@ class RequestMiddleware:
         self._id_header = self.id_header.lower().encode()
         self._any_host = "*" in settings.http_allowed_hosts
         self._allows = lru_cache(1024)(partial(_allows, settings.http_allowed_hosts))
-        self._never_checked = {"/livez", "/readyz", settings.metrics_path}
+        unchecked = {"/livez", "/readyz", settings.metrics_path}
+        self._never_checked = unchecked | {settings.server_root_path + path for path in unchecked}
         self._headers = SECURITY_HEADERS if settings.http_security_headers else []
         self._secure_headers = self._headers + _transport_security(settings)
         self._names = {name for name, _ in self._secure_headers}

@@ -2,17 +2,14 @@
 
 import asyncio
 import logging
-import multiprocessing
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.util import find_spec
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from socket import socket
 from types import FrameType
@@ -27,14 +24,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .db.budget import report_budget
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from .errors import problem_response
+from .listening import listed_urls, open_sockets
 from .logs import LogOptions, configure_logging
 from .settings import ChassisSettings
+from .supervisor import START_FAILED, Supervisor, exit_with_parent, is_orphan, stop_on_hangup
 from .variables import explain
 
 logger = logging.getLogger(__name__)
-
-# The exit code that uvicorn uses too.
-START_FAILED = 3
 
 
 def run(app: str, settings: ChassisSettings, *, reload: bool = False) -> None:
@@ -43,17 +39,23 @@ def run(app: str, settings: ChassisSettings, *, reload: bool = False) -> None:
     Returns after SIGTERM or Ctrl-C, whatever the number of workers. Exits with 3 where it can't
     start, after one log line that says why (and a traceback where the reason is a bug).
     """
+    configure_logging(LogOptions.of(settings))
     config = create_config(app, settings, reload=reload)
     server = Server(config, settings)
-    if reload:
-        from uvicorn.supervisors import ChangeReload
+    sockets = _listen(settings)
+    try:
+        if reload:
+            from uvicorn.supervisors import ChangeReload
 
-        ChangeReload(config, server.run, [config.bind_socket()]).run()
-    elif config.workers > 1:
-        with _shared_metrics(settings) as forget:
-            Supervisor(server, config.bind_socket(), forget).run()
-    else:
-        server.run()
+            ChangeReload(config, server.run, sockets).run()
+        elif config.workers > 1:
+            with _shared_metrics(settings) as forget:
+                Supervisor(partial(server.run, sockets), config.workers, sockets, forget).run()
+        else:
+            server.run(sockets)
+    finally:
+        for one in sockets:
+            one.close()
 
 
 def create_config(app: str, settings: ChassisSettings, *, reload: bool = False) -> uvicorn.Config:
@@ -73,8 +75,21 @@ def create_config(app: str, settings: ChassisSettings, *, reload: bool = False) 
         access_log=False,
         server_header=False,
         forwarded_allow_ips=settings.server_trusted_proxies,
+        root_path=settings.server_root_path,
         timeout_graceful_shutdown=settings.server_graceful_timeout_seconds,
     )
+
+
+def _listen(settings: ChassisSettings) -> list[socket]:
+    host, port = settings.server_host, settings.server_port
+    try:
+        return open_sockets(host, port)
+    except OSError as error:
+        logger.error(
+            "APP_SERVER_HOST, APP_SERVER_PORT: can't listen on %s, port %d: %s",
+            *(host, port, error.strerror or error),
+        )
+        sys.exit(START_FAILED)
 
 
 def _shared_metrics(settings: ChassisSettings) -> AbstractContextManager[Callable[[int], object]]:
@@ -83,6 +98,12 @@ def _shared_metrics(settings: ChassisSettings) -> AbstractContextManager[Callabl
     from .metrics import share_metrics
 
     return share_metrics(settings)
+
+
+def _remove_shared_metrics() -> None:
+    from .metrics import remove_shared_files
+
+    remove_shared_files()
 
 
 def _source_folders(app: str) -> list[str]:
@@ -121,10 +142,10 @@ class Transport:
 class Server(uvicorn.Server):
     """One process that serves. It reports a start that failed, and drains when told to stop.
 
-    The drain: on SIGTERM `/readyz` answers 503 and connections are closed after their response,
-    while everything is still served, for `server_drain_seconds`; then nothing is accepted any
-    more and requests get `server_graceful_timeout_seconds` to finish. A second signal, or Ctrl-C,
-    skips the drain.
+    The drain: on SIGTERM or SIGHUP `/readyz` answers 503 and connections are closed after their
+    response, while everything is still served, for `server_drain_seconds`; then nothing is
+    accepted any more and requests get `server_graceful_timeout_seconds` to finish. A second signal,
+    or Ctrl-C, skips the drain.
     """
 
     def __init__(self, config: uvicorn.Config, settings: ChassisSettings) -> None:
@@ -134,18 +155,23 @@ class Server(uvicorn.Server):
         self._log_options = LogOptions.of(settings)
         self._drain_seconds = settings.server_drain_seconds
         self._drained_at: float | None = None
+        self._shares_metrics = settings.metrics_enabled and config.workers > 1
 
     def run(self, sockets: list[socket] | None = None) -> None:
         """Serve until a signal; this is also what a worker process runs."""
         configure_logging(self._log_options)
         self.config.configure_logging()
-        _stop_with_parent()
+        if not exit_with_parent():
+            self._stop_on_hangup()
         try:
             super().run(sockets)
         except Exception as error:
             if self.started:
                 raise
             self.report(error)
+        finally:
+            if self._shares_metrics and is_orphan():
+                _remove_shared_metrics()
         if not self.started:
             sys.exit(START_FAILED)
 
@@ -154,6 +180,8 @@ class Server(uvicorn.Server):
         settings = _settings_of(self.config.loaded_app)
         self.config.loaded_app = DrainMiddleware(self.config.loaded_app, self)
         await super().startup(sockets)
+        if self.started and sockets is not None:
+            logger.info("Uvicorn running on %s (Press CTRL+C to quit)", listed_urls(sockets))
         if self.started and settings is not None:
             processes = self.config.workers * settings.server_replicas
             self._budget = asyncio.create_task(report_budget(settings, processes=processes))
@@ -166,7 +194,8 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take note of a signal. uvicorn would raise it again at the end: no exit code 0."""
-        if sig == signal.SIGTERM and self._drain_seconds and self.started and not self.draining:
+        asks = sig != signal.SIGINT
+        if asks and self._drain_seconds and self.started and not self.draining:
             self.draining = True
             return
         if self.should_exit and sig == signal.SIGINT:
@@ -184,6 +213,14 @@ class Server(uvicorn.Server):
                 logger.error("%s", explain(error, self._settings))
             case _:
                 logger.error("the application can't start", exc_info=error)
+
+    def _stop_on_hangup(self) -> None:
+        """Take SIGHUP for SIGTERM, unless it is ignored (nohup): by itself it would cut requests.
+
+        A worker leaves it alone, as its supervisor passes it on.
+        """
+        if threading.current_thread() is threading.main_thread():
+            stop_on_hangup(self.handle_exit)
 
     def _drain(self) -> None:
         if self._drained_at is None:
@@ -217,7 +254,7 @@ class DrainMiddleware:
             await send(message)
 
         app = self.app
-        if scope["path"] == "/readyz":
+        if scope["path"].removeprefix(scope.get("root_path", "")) == "/readyz":
             app = problem_response(503, "The service is stopping.")
         await app(scope, receive, send_and_close)
 
@@ -237,64 +274,6 @@ class DrainMiddleware:
             raise
 
 
-class Supervisor:
-    """Several server processes on one socket; one that dies is replaced.
-
-    uvicorn's own supervisor replaces them with servers that don't drain, forwards no second
-    signal, holds the socket open while they stop, and exits with 0 where none can start.
-    """
-
-    def __init__(self, server: Server, sock: socket, on_death: Callable[[int], object]) -> None:
-        self._server = server
-        self._socket = sock
-        self._on_death = on_death
-        self._workers: list[SpawnProcess] = []
-        self._signals: list[int] = []
-        self._stopping = False
-        self._failed = False
-
-    def run(self) -> None:
-        """Serve until a signal, or until a worker can't start."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: self._signals.append(number))
-        self._workers = [self._start() for _ in range(self._server.config.workers)]
-        while self._workers:
-            wait([worker.sentinel for worker in self._workers], timeout=0.1)
-            while self._signals:
-                self._signals.pop()
-                self._stop()
-            for worker in [worker for worker in self._workers if not worker.is_alive()]:
-                self._bury(worker)
-        if self._failed:
-            sys.exit(START_FAILED)
-
-    def _start(self) -> SpawnProcess:
-        context = multiprocessing.get_context("spawn")
-        worker = context.Process(target=self._server.run, args=([self._socket],))
-        worker.start()
-        return worker
-
-    def _stop(self) -> None:
-        self._stopping = True
-        self._socket.close()
-        for worker in self._workers:
-            worker.terminate()
-
-    def _bury(self, worker: SpawnProcess) -> None:
-        self._workers.remove(worker)
-        self._on_death(worker.pid or 0)
-        if self._stopping:
-            return
-        if worker.exitcode == START_FAILED:
-            self._failed = True
-            self._stop()
-        else:
-            logger.warning(
-                "worker [%s] died with %s, starting another", worker.pid, worker.exitcode
-            )
-            self._workers.append(self._start())
-
-
 def _settings_of(app: Any) -> ChassisSettings | None:
     """Find the settings of the application that is served, inside what wraps it."""
     while app is not None:
@@ -303,15 +282,3 @@ def _settings_of(app: Any) -> ChassisSettings | None:
             return settings
         app = getattr(app, "app", None)
     return None
-
-
-def _stop_with_parent() -> None:
-    """Stop a worker whose parent was killed, and so could not tell it."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()

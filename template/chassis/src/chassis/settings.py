@@ -53,6 +53,8 @@ class ChassisSettings(DatabaseSettings):
     server_drain_seconds: Seconds = 0
     server_graceful_timeout_seconds: Annotated[int, Field(ge=0)] = 20
     server_trusted_proxies: str = "127.0.0.1"
+    # Where a proxy serves this service and takes the prefix off: /orders
+    server_root_path: str = ""
 
     http_allowed_hosts: Names = ("*",)
     http_cors_origins: Names = ()
@@ -111,6 +113,13 @@ class ChassisSettings(DatabaseSettings):
                 "brackets, such as 0.0.0.0 or ::"
             )
         return value
+
+    @field_validator("server_root_path")
+    @classmethod
+    def _check_root_path(cls, path: str) -> str:
+        if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
+            raise ValueError("must begin with / and not end with it, such as /orders")
+        return path
 
     @field_validator("server_trusted_proxies")
     @classmethod
