@@ -50,6 +50,12 @@ async def read_names(session: DbReadSession) -> Sequence[str]:
     return (await session.scalars(select(Entry.name))).all()
 
 
+@router.get("/page")
+async def read_page(session: DbReadSession) -> Sequence[str]:
+    """List the first fifty names."""
+    return (await session.scalars(select(Entry.name).order_by(Entry.id).limit(50))).all()
+
+
 @router.get("/count")
 async def count(session: DbReadSession) -> int | None:
     """Count the entries."""

@@ -81,14 +81,14 @@ def _sqlite_engine(
     settings: DatabaseSettings, target: DatabaseTarget, *, read_only: bool = False, **options: Any
 ) -> AsyncEngine:
     # Imports the driver, which is not needed where PostgreSQL serves.
-    from .sqlite_cursor import use_one_hop_cursors
+    from .sqlite_connection import SQLiteConnection
 
     sqlite.prepare_folder(target)
     sqlite.accept_decimals()
     url, arguments = target.runtime()
     engine = create_async_engine(
         with_chassis_types(url),
-        connect_args=arguments,
+        connect_args={"async_creator_fn": SQLiteConnection, **arguments},
         echo=settings.database_echo,
         hide_parameters=True,
         max_overflow=0,
@@ -97,7 +97,6 @@ def _sqlite_engine(
         poolclass=Pool,
         **options,
     )
-    use_one_hop_cursors(engine.sync_engine)
     sqlite.configure_connections(engine.sync_engine, settings, read_only=read_only)
     sqlite.free_lock_on_cancellation(engine.sync_engine)
     if not read_only:

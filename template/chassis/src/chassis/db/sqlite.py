@@ -63,11 +63,18 @@ def configure_connections(
             for pragma in pragmas:
                 cursor.execute(f"PRAGMA {pragma}")
 
-    if not read_only:
+    if migrating:
 
         @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
+        def begin_at_once(connection: Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    elif not read_only:
+
+        @event.listens_for(engine, "begin")
+        def begin_with_next_statement(connection: Connection) -> None:
+            driver: Any = connection.connection.driver_connection
+            driver.begin_with_next_statement()
 
 
 def free_lock_on_cancellation(engine: Engine) -> None:
@@ -82,12 +89,8 @@ def free_lock_on_cancellation(engine: Engine) -> None:
     ) -> None:
         driver: Any = record.driver_connection
         record.info[_GIVEN_UP] = True
-        if driver is None or driver._connection is None:
-            return
-        sqlite: sqlite3.Connection = driver._connection
-        sqlite.interrupt()
-        # In the thread's own queue, behind the statement. Python 3.11 needs both.
-        driver._tx.put_nowait((None, sqlite.rollback))
+        if driver is not None:
+            driver.interrupt_now()
 
 
 def optimize_on_close(engine: Engine) -> None:
@@ -144,6 +147,7 @@ def _pragmas(settings: DatabaseSettings, *, read_only: bool, migrating: bool) ->
     pragmas = [
         f"synchronous={settings.database_sqlite_synchronous}",
         f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
+        f"journal_size_limit={WAL_BYTES_KEPT}",
     ]
     if settings.database_sqlite_cache_size is not None:
         pragmas.append(f"cache_size={settings.database_sqlite_cache_size}")

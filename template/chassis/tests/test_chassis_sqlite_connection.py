@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql import column, table, text
 
-from chassis.db.sqlite_cursor import use_one_hop_cursors
+from chassis.db.sqlite_connection import FIRST_ROWS, SQLiteConnection
 
 pytestmark = pytest.mark.anyio
 
@@ -18,10 +18,8 @@ NAMES = ["bolt", "nut", None, "ä", "washer"]
 
 
 def make_engine(file: Path, *, one_hop: bool) -> AsyncEngine:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{file}")
-    if one_hop:
-        use_one_hop_cursors(engine.sync_engine)
-    return engine
+    options = {"async_creator_fn": SQLiteConnection} if one_hop else {}
+    return create_async_engine(f"sqlite+aiosqlite:///{file}", connect_args=options)
 
 
 @pytest.fixture
