@@ -331,12 +331,12 @@ sys.stdin.read()
         process.stdin.close()
 
 
-async def test_a_file_that_is_no_database_is_a_bug(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_database_is_an_outage(tmp_path: Path) -> None:
     file = tmp_path / "app.db"
     file.write_text(SECRET * 100)
     broken = ChassisSettings(database_sqlite_path=file)
     async with threads_ended(), serving(broken) as client:
-        check(await client.get("/items"), 500)
+        check(await client.get("/items"), 503)
 
 
 async def test_a_statement_that_takes_too_long_is_a_timeout(settings: ChassisSettings) -> None:

@@ -1,20 +1,33 @@
-"""The cursor that goes to SQLite's thread once: it answers as SQLAlchemy's own does."""
+"""The connection that visits SQLite's thread once a statement: it answers as aiosqlite's does."""
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql import column, table, text
 
+from chassis.db import DatabaseSettings, create_database_engine
 from chassis.db.sqlite_connection import FIRST_ROWS, SQLiteConnection
 
 pytestmark = pytest.mark.anyio
 
 PART = table("part", column("id"), column("name"), column("data"))
 NAMES = ["bolt", "nut", None, "ä", "washer"]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "app.db"
+
+
+@pytest.fixture
+def settings(file: Path) -> DatabaseSettings:
+    return DatabaseSettings(database_sqlite_path=file, database_sqlite_busy_timeout=1)
 
 
 def make_engine(file: Path, *, one_hop: bool) -> AsyncEngine:
@@ -79,20 +92,83 @@ async def test_it_answers_as_the_cursor_of_sqlalchemy(
     await plain.dispose()
 
 
-async def test_it_goes_to_the_thread_once_a_statement(
-    connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await fill(connection)
-    raw = await connection.get_raw_connection()
-    driver: Any = raw.driver_connection
-    execute, hops = driver._execute, []
+async def count_visits(connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    execute, visits = driver._execute, []
 
     async def count(function: Any, *arguments: Any, **named: Any) -> Any:
-        hops.append(function)
+        visits.append(function)
         return await execute(function, *arguments, **named)
 
     monkeypatch.setattr(driver, "_execute", count)
+    return visits
+
+
+async def test_it_visits_the_thread_once_a_statement(
+    connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(connection)
+    visits = await count_visits(connection, monkeypatch)
     for _ in range(3):
         assert len((await connection.execute(PART.select())).all()) == len(NAMES)
     await connection.rollback()
-    assert len(hops) == 3
+    assert len(visits) == 3
+
+
+MANY = text("""
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows)
+    SELECT i FROM n
+""")
+
+
+@pytest.mark.parametrize("rows", [FIRST_ROWS - 1, FIRST_ROWS, FIRST_ROWS + 1, 3 * FIRST_ROWS])
+async def test_a_large_result_is_whole(
+    connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    visits = await count_visits(connection, monkeypatch)
+    result = await connection.execute(MANY, {"rows": rows})
+    assert result.scalars().all() == list(range(1, rows + 1))
+    assert len(visits) == (1 if rows < FIRST_ROWS else 2)
+
+
+async def test_a_stream_fetches_as_it_goes(
+    connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visits = await count_visits(connection, monkeypatch)
+    result = await connection.stream(MANY, {"rows": 5 * FIRST_ROWS})
+    assert [row.i async for row in result] == list(range(1, 5 * FIRST_ROWS + 1))
+    assert len(visits) >= 5
+
+
+async def test_a_write_transaction_takes_a_visit_a_statement_and_one_to_commit(
+    settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_database_engine(settings)
+    async with engine.connect() as connection:
+        await connection.execute(text("CREATE TABLE part (id INTEGER PRIMARY KEY, name, data)"))
+        await connection.commit()
+        visits = await count_visits(connection, monkeypatch)
+        await connection.execute(PART.insert().values(name="bolt"))
+        await connection.execute(PART.insert().values(name="nut"))
+        await connection.commit()
+        await connection.rollback()
+    assert len(visits) == 3
+    await engine.dispose()
+
+
+async def test_a_transaction_whose_begin_failed_begins_with_its_next_statement(
+    settings: DatabaseSettings, file: Path
+) -> None:
+    engine = create_database_engine(settings)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("CREATE TABLE part (id INTEGER PRIMARY KEY, name, data)")
+        other.execute("BEGIN IMMEDIATE")
+        async with engine.connect() as connection:
+            with pytest.raises(OperationalError, match="locked"):
+                await connection.execute(PART.insert().values(name="bolt"))
+            other.execute("ROLLBACK")
+            await connection.execute(PART.insert().values(name="bolt"))
+            await connection.rollback()
+        assert other.execute("SELECT count(*) FROM part").fetchone() == (0,)
+    await engine.dispose()

@@ -1,12 +1,13 @@
 """The two engines: one that writes in transactions, one that reads without any."""
 
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from . import connections, postgres, sqlite
+from . import connections, postgres, sqlite, sqlite_file
 from .dialects import with_chassis_types
 from .errors import (
     DatabaseSettingsError,
@@ -14,6 +15,7 @@ from .errors import (
     ReadOnlySessionError,
     classify,
     translate_refused_values,
+    sqlite_error_name,
 )
 from .pool import Pool
 from .settings import DatabaseSettings
@@ -99,6 +101,8 @@ def _sqlite_engine(
     )
     sqlite.configure_connections(engine.sync_engine, settings, read_only=read_only)
     sqlite.free_lock_on_cancellation(engine.sync_engine)
+    sqlite_file.refuse_replaced_file(engine.sync_engine, Path(url.database or ""))
+    sqlite_file.replace_broken_connections(engine.sync_engine, read_only=read_only)
     if not read_only:
         sqlite.optimize_on_close(engine.sync_engine)
     connections.connect_once(engine.sync_engine, target)
@@ -156,5 +160,6 @@ def _translate_refused_writes(engine: Engine) -> None:
     @event.listens_for(engine, "handle_error")
     def handle(context: ExceptionContext) -> None:
         error = context.sqlalchemy_exception
-        if error is not None and classify(error) is Failure.READ_ONLY:
+        refused = sqlite_error_name(context.original_exception) == "SQLITE_READONLY"
+        if refused or (error is not None and classify(error) is Failure.READ_ONLY):
             raise ReadOnlySessionError from context.original_exception

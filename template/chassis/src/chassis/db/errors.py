@@ -98,11 +98,18 @@ _SQLITE_NAMES = {
     "SQLITE_CONSTRAINT_ROWID": Failure.CONFLICT,
     "SQLITE_CONSTRAINT_UNIQUE": Failure.CONFLICT,
 }
-_SQLITE_FAMILIES = {
-    "SQLITE_BUSY": Failure.UNAVAILABLE,
-    "SQLITE_LOCKED": Failure.UNAVAILABLE,
-    "SQLITE_READONLY": Failure.READ_ONLY,
-}
+# The file or its disk: full, read-only, broken, or no database.
+SQLITE_FILE_FAILURES = (
+    "SQLITE_CANTOPEN",
+    "SQLITE_CORRUPT",
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_NOTADB",
+    "SQLITE_READONLY",
+)
+_SQLITE_FAMILIES = dict.fromkeys(
+    ("SQLITE_BUSY", "SQLITE_LOCKED", *SQLITE_FILE_FAILURES), Failure.UNAVAILABLE
+)
 
 
 # What says that a value, and not its type, is at fault.
@@ -160,12 +167,17 @@ def sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
 
 
+def sqlite_error_name(error: BaseException | None) -> str:
+    """Return SQLite's extended error code by name, or an empty string if there is none."""
+    return getattr(error, "sqlite_errorname", None) or ""
+
+
 def _by_sqlstate(code: str) -> Failure | None:
     return _SQLSTATES.get(code) or _by_prefix(code, _SQLSTATE_FAMILIES)
 
 
 def _by_sqlite_name(error: BaseException | None) -> Failure | None:
-    name: str = getattr(error, "sqlite_errorname", None) or ""
+    name = sqlite_error_name(error)
     return _SQLITE_NAMES.get(name) or _by_prefix(name, _SQLITE_FAMILIES)
 
 

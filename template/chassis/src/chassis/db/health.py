@@ -3,11 +3,15 @@
 import asyncio
 import logging
 import time
+from contextlib import suppress
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
+from sqlalchemy.engine.interfaces import ExceptionContext
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .engine import create_probe_engine
+from .errors import SQLITE_FILE_FAILURES, DatabaseUnavailableError, sqlite_error_name
 from .migrations.revisions import CodeRevisions, SchemaState, read_code_revisions
 from .settings import DatabaseSettings
 
@@ -29,6 +33,8 @@ class DatabaseProbe:
         self._engine: AsyncEngine = create_probe_engine(settings)
         self._lock = asyncio.Lock()
         self._code: CodeRevisions | None = None
+        self._write_engine: AsyncEngine | None = None
+        self._file_failure: str | None = None
         self._answer: str | None = None
         self._expires = 0.0
 
@@ -39,6 +45,12 @@ class DatabaseProbe:
                 self._answer = await self._ask()
                 self._expires = time.monotonic() + SHARED_FOR_SECONDS
             return self._answer
+
+    def watch_writes(self, engine: AsyncEngine) -> None:
+        """Be not ready after a write failed for its SQLite file's sake, until one succeeds."""
+        if engine.dialect.name == "sqlite":
+            self._write_engine = engine
+            event.listen(engine.sync_engine, "handle_error", self._note_failure)
 
     async def dispose(self) -> None:
         """Close the probe's connection."""
@@ -58,7 +70,23 @@ class DatabaseProbe:
             logger.warning("the database does not answer: %s", type(error).__name__)
             logger.debug("the error of the readiness probe", exc_info=True)
             return "the database does not answer"
-        return state.reason
+        if state.reason is None and self._file_failure is not None:
+            await self._try_to_write()
+        return state.reason or self._file_failure
+
+    def _note_failure(self, context: ExceptionContext) -> None:
+        name = sqlite_error_name(context.original_exception)
+        if name.startswith(SQLITE_FILE_FAILURES):
+            self._file_failure = f"the database's file fails: {name}"
+
+    async def _try_to_write(self) -> None:
+        """Write the file's header as it is; nobody else writes while the service is not ready."""
+        assert self._write_engine is not None
+        with suppress(SQLAlchemyError, DatabaseUnavailableError, TimeoutError):
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS), self._write_engine.begin() as file:
+                version = (await file.exec_driver_sql("PRAGMA user_version")).scalar_one()
+                await file.exec_driver_sql(f"PRAGMA user_version={version}")
+            self._file_failure = None
 
     async def _connect(self) -> None:
         async with self._engine.connect():

@@ -46,7 +46,7 @@ class SQLiteConnection(aiosqlite.Connection):
 
     async def visit(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Call `work` in the connection's thread and return what it returns."""
-        return await self._execute(work, *arguments)
+        return await self._execute(work, *arguments)  # type: ignore[no-untyped-call]
 
     def execute_here(
         self, method: Callable[..., sqlite3.Cursor], statement: str, parameters: Any
@@ -62,8 +62,9 @@ class SQLiteConnection(aiosqlite.Connection):
         self._sqlite.interrupt()
 
     def _open(self) -> sqlite3.Connection:
-        self._sqlite = sqlite3.connect(**self._options)
-        return self._sqlite
+        opened: sqlite3.Connection = sqlite3.connect(**self._options)
+        self._sqlite = opened
+        return opened
 
 
 class Cursor:
