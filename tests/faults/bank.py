@@ -96,12 +96,12 @@ class Bank:
         return self
 
     @contextmanager
-    def serving(self, *options: str) -> Iterator["Serving"]:
-        """Serve until the block ends."""
+    def serving(self, *options: str, under: tuple[str, ...] = ()) -> Iterator["Serving"]:
+        """Serve until the block ends, by another command where one is given."""
         port, log = free_port(), self.folder / f"bank-{uuid4().hex[:8]}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*COMMAND, "serve", "--port", str(port), *options],
+                [*under, *COMMAND, "serve", "--port", str(port), *options],
                 env=self.variables(),
                 cwd=self.folder,
                 stdout=output,
