@@ -85,7 +85,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         sessions = await stack.enter_async_context(open_sessions(settings))
         probe = DatabaseProbe(settings, app.state.package)
-        probe.watch_writes(sessions.write.kw["bind"])
+        probe.watch_file(write=sessions.write.kw["bind"], read=sessions.read.kw["bind"])
         stack.push_async_callback(probe.dispose)
         app.state.sessions, app.state.database_probe = sessions, probe
         for part in (app.metrics, app.tracing):

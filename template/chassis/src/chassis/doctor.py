@@ -181,6 +181,7 @@ async def _connection_findings(
             took = f"in {opened * 1000:.1f} ms, and a query takes {answered * 1000:.2f} ms"
             yield Finding("ok", subject, f"{says} {took}")
             if target.backend == "sqlite":
+                yield await _integrity_finding(connection)
                 async for finding in _pragma_findings(connection):
                     yield finding
             if target.backend == "postgres":
@@ -264,6 +265,15 @@ def _file_findings(settings: ChassisSettings, file: Path) -> Iterator[Finding]:
     warning = version_warning(settings.server_workers * settings.server_replicas)
     says = warning or f"version {sqlite3.sqlite_version}"
     yield Finding("warning" if warning else "ok", "SQLite", says)
+
+
+async def _integrity_finding(connection: AsyncConnection) -> Finding:
+    """Read every page of the file once."""
+    found = (await connection.exec_driver_sql("PRAGMA quick_check(1)")).scalar_one()
+    if found == "ok":
+        return Finding("ok", "integrity", "no damage found (PRAGMA quick_check)")
+    advice = "stop the service and restore a backup, or save what can be read: sqlite3 .recover"
+    return Finding("problem", "integrity", found.partition("\n")[0], advice)
 
 
 async def _pragma_findings(connection: AsyncConnection) -> AsyncIterator[Finding]:

@@ -14,8 +14,8 @@ from .errors import (
     Failure,
     ReadOnlySessionError,
     classify,
-    translate_refused_values,
     sqlite_error_name,
+    translate_refused_values,
 )
 from .pool import Pool
 from .settings import DatabaseSettings

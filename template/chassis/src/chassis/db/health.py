@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import shutil
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine.interfaces import ExceptionContext
@@ -20,6 +22,10 @@ logger = logging.getLogger(__name__)
 PROBE_TIMEOUT_SECONDS = 2.0
 SHARED_FOR_SECONDS = 1.0
 
+# What is written to such a file makes it worse.
+_ROOM_BYTES = 1024 * 1024
+_BROKEN = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
 
 class DatabaseProbe:
     """Answers whether requests can be served; all probes of one second share one answer.
@@ -33,7 +39,7 @@ class DatabaseProbe:
         self._engine: AsyncEngine = create_probe_engine(settings)
         self._lock = asyncio.Lock()
         self._code: CodeRevisions | None = None
-        self._write_engine: AsyncEngine | None = None
+        self._file_engines: tuple[AsyncEngine, ...] = ()
         self._file_failure: str | None = None
         self._answer: str | None = None
         self._expires = 0.0
@@ -46,11 +52,12 @@ class DatabaseProbe:
                 self._expires = time.monotonic() + SHARED_FOR_SECONDS
             return self._answer
 
-    def watch_writes(self, engine: AsyncEngine) -> None:
-        """Be not ready after a write failed for its SQLite file's sake, until one succeeds."""
-        if engine.dialect.name == "sqlite":
-            self._write_engine = engine
-            event.listen(engine.sync_engine, "handle_error", self._note_failure)
+    def watch_file(self, *, write: AsyncEngine, read: AsyncEngine) -> None:
+        """Be not ready after a SQLite file failed, until a write succeeds; if broken, for good."""
+        if write.dialect.name == "sqlite":
+            self._file_engines = (write, read)
+            for engine in self._file_engines:
+                event.listen(engine.sync_engine, "handle_error", self._note_failure)
 
     async def dispose(self) -> None:
         """Close the probe's connection."""
@@ -70,7 +77,7 @@ class DatabaseProbe:
             logger.warning("the database does not answer: %s", type(error).__name__)
             logger.debug("the error of the readiness probe", exc_info=True)
             return "the database does not answer"
-        if state.reason is None and self._file_failure is not None:
+        if self._file_failure is not None and not self._file_failure.endswith(_BROKEN):
             await self._try_to_write()
         return state.reason or self._file_failure
 
@@ -80,12 +87,20 @@ class DatabaseProbe:
             self._file_failure = f"the database's file fails: {name}"
 
     async def _try_to_write(self) -> None:
-        """Write the file's header as it is; nobody else writes while the service is not ready."""
-        assert self._write_engine is not None
+        """Write the file's header as it is, if the disk has room for more than that.
+
+        On new connections: those of a process share what one of them opened read-only.
+        """
+        file = Path(self._engine.url.database or "")
+        if shutil.disk_usage(file.parent).free < _ROOM_BYTES:
+            return
+        write, read = self._file_engines
         with suppress(SQLAlchemyError, DatabaseUnavailableError, TimeoutError):
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS), self._write_engine.begin() as file:
-                version = (await file.exec_driver_sql("PRAGMA user_version")).scalar_one()
-                await file.exec_driver_sql(f"PRAGMA user_version={version}")
+            for engine in (self._engine, read, write):
+                await engine.dispose()
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS), write.begin() as connection:
+                found = await connection.exec_driver_sql("PRAGMA user_version")
+                await connection.exec_driver_sql(f"PRAGMA user_version={found.scalar_one()}")
             self._file_failure = None
 
     async def _connect(self) -> None:
