@@ -4,6 +4,8 @@ import ast
 import configparser
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -157,6 +159,23 @@ def test_what_is_made_on_the_way_is_ignored_by_git(rendered: Render, tmp_path: P
     (tmp_path / ".gitignore").write_bytes((rendered() / ".gitignore").read_bytes())
     made = [".venv/x", ".env", "data/app.db", "chassis/.venv/x", "chassis/uv.lock"]
     assert git(tmp_path, "check-ignore", "--no-index", *made).split() == made
+
+
+def test_the_image_is_not_built_without_a_module_of_the_chassis(
+    rendered: Render, tmp_path: Path
+) -> None:
+    """A pattern in `.dockerignore` may fit one by chance: `**/secrets*`, `**/test*`, `**/db`."""
+    check = re.search(r"^RUN (cd chassis && .*)$", (rendered() / "Dockerfile").read_text(), re.M)
+    assert check
+    shutil.copytree(rendered() / "chassis" / "src", tmp_path / "chassis" / "src")
+    shutil.copy(rendered() / "chassis" / "MANIFEST.sha256", tmp_path / "chassis")
+    command = ["sh", "-c", check[1]]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    module = "src/chassis/db/base.py"
+    (tmp_path / "chassis" / module).unlink()
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode
+    assert module in done.stderr
 
 
 def test_the_folder_of_the_chassis_is_no_package(service: Path) -> None:
