@@ -1,4 +1,4 @@
-"""The release after this one, made up: every template file edited, some added, some removed.
+"""The release after this one, made up: template files edited, some added, some removed.
 
 Each edit is a comment at the first, a middle and the last line, so every file stays valid and a
 team's edit near any of them meets it.
@@ -29,7 +29,7 @@ ADDED_QUESTION = "\nadded_in_the_next_release:\n  type: str\n  default: a new an
 def release_next(repository: TemplateRepository, tag: str = NEXT) -> None:
     """Commit and tag the made-up next release."""
     for path in sorted(repository.template.rglob("*")):
-        if path.is_file() and path.name != manifest.NAME:
+        if path.is_file() and path.name != manifest.NAME and not is_left_alone(path):
             path.write_text(edit(path, path.read_text(encoding="utf-8")), encoding="utf-8")
     for path in removed_files(repository.template):
         path.unlink()
@@ -39,6 +39,11 @@ def release_next(repository: TemplateRepository, tag: str = NEXT) -> None:
         questions.write(ADDED_QUESTION)
     manifest.write(repository.template / "chassis")
     repository.release(tag)
+
+
+def is_left_alone(path: Path) -> bool:
+    """Tell whether a file is the same in both releases, as most are: a part of the chassis."""
+    return "chassis" in path.parts and re.search(r"(^|_)s\w*\.py$", path.name) is not None
 
 
 def removed_files(template: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import copier
 import yaml
 from copier.errors import CopierError
 
-from tests.repository import commit, git
+from tests.repository import NEXT, commit, git
 
 Answers = Mapping[str, str | bool]
 ANSWERS_FILE = ".copier-answers.yml"
@@ -35,12 +35,12 @@ def render(
     return folder
 
 
-def update(folder: Path, answers: Answers | None = None, ref: str | None = None) -> None:
+def update(folder: Path, answers: Answers | None = None, answers_file: str | None = None) -> None:
     """Run `copier update` as it is run from a shell, trusting the template with nothing."""
     copier.run_update(
         folder,
         data=dict(answers or {}),
-        vcs_ref=ref,
+        answers_file=answers_file,
         defaults=True,
         overwrite=True,
         quiet=True,
@@ -54,6 +54,7 @@ class Project:
 
     folder: Path
     repository: Path
+    answers_file: str = ANSWERS_FILE
 
     @property
     def package(self) -> Path:
@@ -63,7 +64,7 @@ class Project:
     @property
     def answers(self) -> dict[str, str | bool]:
         """What the template recorded about this service."""
-        recorded = yaml.safe_load(self.read(ANSWERS_FILE))
+        recorded = yaml.safe_load(self.read(self.answers_file))
         assert isinstance(recorded, dict)
         return recorded
 
@@ -101,8 +102,17 @@ class Project:
     def files(self) -> Iterator[str]:
         """Name every file that a team may edit, the chassis's excepted."""
         for name in tree(self.folder):
-            if not name.startswith("chassis/") and name != ANSWERS_FILE:
+            if not name.startswith("chassis/") and name != self.answers_file:
                 yield name
+
+    def update(self, answers: Answers | None = None) -> None:
+        """Update to the newest release."""
+        update(self.folder, answers, self.answers_file)
+
+    def forget_history(self) -> None:
+        """Begin a repository without a commit."""
+        shutil.rmtree(self.repository / ".git")
+        git(self.repository, "init", "--quiet")
 
     def commit(self, message: str) -> None:
         """Commit the whole repository."""
@@ -162,13 +172,15 @@ def update_and_compare(
     before = tree(project.repository)
     error = None
     try:
-        update(project.folder, answers)
+        project.update(answers)
     except (CopierError, ValueError) as refused:
         error = str(refused)
+    if error is None and project.answers["_commit"] != NEXT:
+        error = f"{project.answers_file} still records {project.answers['_commit']}"
     after = tree(project.repository)
     prefix = project.folder.relative_to(project.repository).as_posix().removeprefix(".")
     chassis = f"{prefix}/chassis/".removeprefix("/")
-    record = f"{prefix}/{ANSWERS_FILE}".removeprefix("/")
+    record = f"{prefix}/{project.answers_file}".removeprefix("/")
     mine = {name for name in before if not name.startswith(chassis) and name != record}
     others = {name for name in after if not name.startswith(chassis) and name != record}
     return Outcome(

@@ -13,7 +13,7 @@ from uv import find_uv_bin
 
 from tests import team_code
 from tests.next_release import ADDED_FILE, ADDED_MODULE
-from tests.project import Answers, Project, create_project
+from tests.project import Answers, Project, create_project, tree
 from tests.repository import git
 
 Edit = Callable[[Project], None]
@@ -315,6 +315,38 @@ def file_added_inside_the_chassis(project: Project) -> None:
     project.write("chassis/NOTES.md", "# What we know about the chassis\n")
 
 
+@scenario()
+def names_of_chassis_files_are_ignored(project: Project) -> None:
+    """From before the first commit, by each of the three places that git reads rules from."""
+    project.read("chassis/.gitignore")
+    project.forget_history()
+    project.append(".gitignore", "*secret*\ndocs/\n*.rej\n")
+    (project.repository / ".git" / "info" / "exclude").write_text("settings.py\n/chassis/db\n")
+    git(project.repository, "config", "core.excludesFile", ".git/global")
+    (project.repository / ".git" / "global").write_text("test_*\n*.sha256\n__init__.py\n")
+    git(project.repository, "add", "--force", "src", "tests")
+
+
+@scenario()
+def attributes_of_its_own(project: Project) -> None:
+    """Windows line endings, and a filter that encrypts what is secret before git has it."""
+    project.read("chassis/.gitattributes")
+    project.write(".gitattributes", "* text eol=crlf\n*secret* filter=secret\n*.md ident\n")
+    git(project.repository, "config", "filter.secret.clean", "base64")
+    git(project.repository, "config", "filter.secret.smudge", "base64 --decode")
+    for name in tree(project.folder):
+        if name.startswith("chassis/"):
+            project.write(name, project.read(name).replace("\n", "\r\n"))
+
+
+@scenario()
+def answers_file_of_its_own(project: Project) -> None:
+    """Another template's answers have the usual name."""
+    project.path(project.answers_file).rename(project.path(".copier-answers.chassis.yml"))
+    project.write(project.answers_file, "_commit: v3.0.0\n_src_path: gh:acme/handbook\n")
+    project.answers_file = ".copier-answers.chassis.yml"
+
+
 @scenario(subfolder="services/stock")
 def subfolder_of_a_monorepo(project: Project) -> None:
     (project.repository / "chassis").mkdir()
@@ -349,8 +381,7 @@ def folder_moved_into_a_monorepo(project: Project) -> None:
 @scenario()
 def history_squashed(project: Project) -> None:
     feature_added(project)
-    shutil.rmtree(project.repository / ".git")
-    git(project.repository, "init", "--quiet")
+    project.forget_history()
 
 
 @scenario(subfolder="services/stock", important=True)

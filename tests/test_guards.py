@@ -12,7 +12,7 @@ from tests.releases import Releases
 from tests.repository import ROOT
 
 RECORDED = Path(__file__).parent / "recorded" / "questions.yml"
-TEMPLATES = ["!/chassis/**", "!/.copier-answers.yml"]
+TEMPLATES = ["!/chassis/**", "!/{{ _copier_conf.answers_file }}"]
 UPDATE = re.compile(r"{% if _copier_operation == 'update' %}(.*){% endif %}")
 # Written apart, so that this file does not hold them.
 INDEX_HOSTS = [
@@ -104,7 +104,10 @@ def test_the_chassis_holds_no_jinja(template: Releases) -> None:
 
 def test_no_template_is_ignored_by_git(template: Releases) -> None:
     """A `.gitignore` that git reads in the template would hide templates from a release."""
-    assert not [*template.repository.template.rglob(".gitignore")]
+    rules = [*template.repository.template.rglob(".gitignore")]
+    assert rules == [template.repository.template / "chassis" / ".gitignore"]
+    patterns = [line for line in rules[0].read_text().splitlines() if not line.startswith("#")]
+    assert patterns[0] == "!**"
 
 
 def test_names_of_templates_hold_no_quotes(template: Releases) -> None:

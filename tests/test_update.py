@@ -93,7 +93,7 @@ def test_a_service_runs_after_an_update(
 ) -> None:
     """On the new chassis, with the half of the old release that its team has edited."""
     project = scenario.play(releases.render(FIRST, scenario.answers), tmp_path / "project")
-    update(project.folder, scenario.answers_at_update)
+    project.update(scenario.answers_at_update)
     service = Service(project.folder, Path(sys.executable)).install()
     assert service.run("alembic", "heads").check().count("(head)") == 1
     service.run("pytest", "--quiet").check()
@@ -115,7 +115,7 @@ def test_a_lock_stays_good_when_only_code_of_the_chassis_changes(project: Projec
     """The new code runs after `uv sync --locked`, installed as it is in development and images."""
     service = Service(project.folder, Path(sys.executable)).install()
     project.commit("Lock")
-    update(project.folder)
+    project.update()
     source = "import chassis, inspect; print(inspect.getsource(chassis))"
     for options in ([], ["--no-editable"]):
         service.uv("sync", "--locked", *options).check()
@@ -127,7 +127,7 @@ def test_an_edit_inside_the_chassis_that_merges_is_kept(project: Project) -> Non
     name = "chassis/src/chassis/app.py"
     project.replace(name, "def create_app(", "# Ours.\ndef create_app(")
     project.commit("Patch the chassis")
-    update(project.folder)
+    project.update()
     assert "# Ours.\n" in project.read(name)
     assert WORDS in project.read(name)
 
@@ -136,8 +136,9 @@ def test_an_edit_inside_the_chassis_that_does_not_merge_is_a_conflict(project: P
     name = "chassis/src/chassis/app.py"
     project.append(name, "# Ours.\n")
     project.commit("Patch the chassis")
-    update(project.folder)
+    project.update()
     assert name in git(project.repository, "ls-files", "--unmerged")
+    assert f"both modified:   {name}" in git(project.repository, "status")
     assert {"# Ours.", f"# {WORDS}", "<<<<<<< before updating"} <= {
         *project.read(name).splitlines()
     }
@@ -163,7 +164,7 @@ def test_a_dirty_tree_is_refused_and_left_alone(project: Project) -> None:
     project.append("README.md", "Not committed.\n")
     before = tree(project.folder)
     with pytest.raises(UserMessageError, match="Please commit or stash your local changes"):
-        update(project.folder)
+        project.update()
     assert tree(project.folder) == before
 
 
@@ -224,8 +225,16 @@ def test_the_commands_of_the_readme_need_no_trust(
     git(service, "init", "--quiet")
     commit(service, "Render")
     said = copier_command("update", "--defaults", folder=service)
-    assert "uv run pytest" in said
+    assert {"git status", "uv lock", "git add --all && git commit"} <= commands_of(said)
     assert tree(service / "chassis") == tree(releases.render(NEXT, {}) / "chassis")
+    commit(service, "Update")
+    copier_command("update", "--defaults", folder=service)
+    assert "working tree clean" in git(service, "status")
+
+
+def commands_of(message: str) -> set[str]:
+    """Read the commands of a message: each begins an indented line, before two spaces."""
+    return {line.split("  ")[0] for line in re.findall(r"^  (\S.*)", message, re.MULTILINE)}
 
 
 def test_a_copy_and_an_update_are_quick(releases: Releases, tmp_path: Path) -> None:
