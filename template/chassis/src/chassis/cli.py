@@ -2,8 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -75,8 +75,8 @@ class InvalidSettingsError(click.ClickException):
     exit_code = 2
 
 
-class UnknownOriginError(click.ClickException):
-    """Where the chassis came from can't be told."""
+class NoCheckoutError(click.ClickException):
+    """The command needs the service's checkout."""
 
     exit_code = 2
 
@@ -174,64 +174,37 @@ def chassis() -> None:
     """Compare chassis/ with its release, and this service with a newer one."""
 
 
-@chassis.command()
-def status() -> None:
-    """Name the files of chassis/ that were changed by hand.
+@chassis.command(context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def status(options: tuple[str, ...]) -> None:
+    """Name what differs from the release in chassis/, and the newest release.
 
-    Exits with 0 where there are none, with 1 where there are, with 2 where it can't tell.
+    Exits with 0 where nothing differs, with 1 where something does, with 2 where it can't tell.
     """
-    from .origin import OriginError, find_changes, find_origin, newest_release, place_for
-
-    with _explained():
-        origin = find_origin(Path.cwd())
-        changes = find_changes(origin)
-    click.echo(f"chassis {_chassis_version()}, rendered from {origin.version} of {origin.source}")
-    for path in changes.edited:
-        click.echo(f"edited   {path}\n         {place_for(path)}")
-    for path in changes.deleted:
-        click.echo(f"deleted  {path}\n         git checkout brings it back")
-    for path in changes.added:
-        click.echo(f"added    {path}\n         {place_for(path)}")
-    try:
-        newest = newest_release(origin)
-    except OriginError as error:
-        click.echo(f"newest release: unknown, {error}")
-    else:
-        click.echo(_compared(newest, origin.version))
-    if changes:
-        raise SystemExit(1)
-    click.echo("chassis/ is as it was rendered")
+    _run_template_status("status", *options)
 
 
-def _compared(newest: str | None, version: str) -> str:
-    if newest is None:
-        return "newest release: the template has none yet"
-    if newest == version:
-        return "newest release: this one"
-    return f"newest release: {newest}; `copier update` takes it"
-
-
-@chassis.command()
-def diff() -> None:
+@chassis.command(context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def diff(options: tuple[str, ...]) -> None:
     """Show what the newest release would render otherwise, outside chassis/.
 
     An update never changes these files; take by hand what you like. Changes nothing. Copier is
     needed: the one on the PATH, else uvx.
     """
-    from .origin import diff_with_newest, find_origin
-
-    with _explained():
-        click.echo(diff_with_newest(find_origin(Path.cwd())), nl=False)
+    _run_template_status("diff", *options)
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    from .origin import OriginError
-
-    try:
-        yield
-    except OriginError as error:
-        raise UnknownOriginError(str(error)) from error
+def _run_template_status(*arguments: str) -> None:
+    """Run the tool that stands in chassis/, so that it also runs where this package does not."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (script := folder / "chassis" / "tools" / "template_status.py").is_file():
+            raise SystemExit(subprocess.run([sys.executable, script, *arguments]).returncode)
+    raise NoCheckoutError(
+        "there is no chassis/tools/template_status.py here or above: run this in the service's "
+        "checkout, with chassis/ where it was rendered (an image holds neither)"
+    )
 
 
 def _warn(service: Service) -> None:
