@@ -31,6 +31,10 @@ port_option = click.option(
     help="Port to listen on, else APP_SERVER_PORT, PORT or 8000.",
 )
 
+answers_option = click.option(
+    "-a", "--answers-file", metavar="NAME", help="Copier's answers file, if it was renamed."
+)
+
 
 def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
     """Build a service's command line, for its console script; more commands can be added to it.
@@ -174,30 +178,31 @@ def chassis() -> None:
     """Compare chassis/ with its release, and this service with a newer one."""
 
 
-@chassis.command(context_settings={"ignore_unknown_options": True})
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def status(options: tuple[str, ...]) -> None:
+@chassis.command()
+@answers_option
+def status(answers_file: str | None) -> None:
     """Name what differs from the release in chassis/, and the newest release.
 
     Exits with 0 where nothing differs, with 1 where something does, with 2 where it can't tell.
     """
-    _run_template_status("status", *options)
+    _run_template_status("status", answers_file)
 
 
-@chassis.command(context_settings={"ignore_unknown_options": True})
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def diff(options: tuple[str, ...]) -> None:
+@chassis.command()
+@answers_option
+def diff(answers_file: str | None) -> None:
     """Show what the newest release would render otherwise, outside chassis/.
 
     An update never changes these files; take by hand what you like. Changes nothing. Copier is
     needed: the one on the PATH, else uvx.
     """
-    _run_template_status("diff", *options)
+    _run_template_status("diff", answers_file)
 
 
-def _run_template_status(*arguments: str) -> None:
+def _run_template_status(command: str, answers_file: str | None) -> None:
     """Run the tool that stands in chassis/, so that it also runs where this package does not."""
     here = Path.cwd()
+    arguments = [command] if answers_file is None else [command, "--answers-file", answers_file]
     for folder in (here, *here.parents):
         if (script := folder / "chassis" / "tools" / "template_status.py").is_file():
             raise SystemExit(subprocess.run([sys.executable, script, *arguments]).returncode)
