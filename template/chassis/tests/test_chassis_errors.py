@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from chassis_relay import Relay, relayed
@@ -26,12 +26,13 @@ from chassis_stock import (
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from httpx2 import AsyncClient, Response
 from pydantic import BaseModel
-from sqlalchemy import MetaData, delete, func, insert, select, text, update
+from sqlalchemy import Enum, MetaData, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis import ChassisSettings
 from chassis.db import Base, DbReadSession, DbSession, session_scope
+from chassis.db.migrations.connect import open_connection
 from chassis.errors import problem_responses
 
 SECRET = "s3cret"
@@ -54,6 +55,9 @@ class Draft(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str]
+    mood: Mapped[Literal["good", "bad"]] = mapped_column(
+        Enum("good", "bad", name="mood"), default="good"
+    )
     version: Mapped[int] = mapped_column()
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
 
@@ -124,13 +128,21 @@ async def serving(settings: ChassisSettings) -> AsyncIterator[AsyncClient]:
         session.add(Item(details=await request.json()))
         await session.commit()
 
+    @router.get("/drafts")
+    async def list_drafts(session: DbReadSession) -> list[str]:
+        drafts = await session.scalars(select(Draft))
+        return [f"{draft.title} {draft.mood}" for draft in drafts]
+
     @router.post("/drafts/{draft}/{change}")
     async def change_draft(draft: int, change: str, session: DbSession) -> None:
         found = await session.get_one(Draft, draft)
+        if change in ("title", "mood"):
+            setattr(found, change, "bad" if getattr(found, change) == "good" else "good")
+            await session.commit()
+            return
         table = Draft.metadata.tables["draft"]
-        await session.execute(
-            delete(table) if change == "gone" else update(table).values(version=7)
-        )
+        other = delete(table) if change == "gone" else update(table).values(version=7)
+        await session.execute(other)
         if change == "delete":
             await session.delete(found)
         found.title = "second"
@@ -286,6 +298,42 @@ async def test_a_row_that_changed_meanwhile_is_a_conflict(
     await session.commit()
     async with serving(settings) as client:
         check(await client.post(f"/drafts/1/{change}"), 409)
+
+
+ALTERATIONS = {
+    "a wider integer": ["ALTER TABLE draft ALTER version TYPE bigint"],
+    "another text": ["ALTER TABLE draft ALTER title TYPE varchar(99)"],
+    "another enum": [
+        "ALTER TYPE mood RENAME TO old",
+        "CREATE TYPE mood AS ENUM ('good', 'bad', 'fair')",
+        "ALTER TABLE draft ALTER mood TYPE mood USING mood::text::mood",
+        "DROP TYPE old",
+    ],
+}
+
+
+@pytest.mark.parametrize("path", ["/drafts", "/drafts/1/title", "/drafts/1/mood"])
+@pytest.mark.parametrize("alteration", ALTERATIONS)
+async def test_a_type_that_a_migration_changes_is_unavailable_once(
+    settings: ChassisSettings, session: AsyncSession, alteration: str, path: str
+) -> None:
+    only_on("postgres", settings)
+    session.add(Draft(id=1, title="first"))
+    await session.commit()
+    async with serving(changed(settings, database_read_pool_size=1)) as client:
+        method = "POST" if path.endswith(("title", "mood")) else "GET"
+        for _ in range(2):
+            assert (await client.request(method, path)).status_code == 200
+        with open_connection(settings) as connection:
+            for statement in ALTERATIONS[alteration]:
+                connection.execute(text(statement))
+            connection.commit()
+        answers = [await client.request(method, path) for _ in range(3)]
+        late = [answer for answer in answers if answer.status_code != 200]
+        for answer in late:
+            check(answer, 503)
+        assert len(late) <= 1
+        assert answers[-1].status_code == 200
 
 
 async def test_a_full_pool_is_unavailable(settings: ChassisSettings) -> None:

@@ -148,6 +148,7 @@ def _connect_to_postgres(
         servers += connections.servers_of(settings, primary, read_only=read_only, stands_in=True)
     connections.connect_in_turn(engine, target, servers)
     postgres.notice_dead_links(engine, target)
+    postgres.refuse_outdated_statements(engine)
     if settings.database_pool_pre_ping:
         postgres.check_connections(engine, settings)
     if not read_only:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
+from .errors import DatabaseUnavailableError
 from .settings import DatabaseSettings
 from .urls import DatabaseTarget
 
@@ -105,6 +106,33 @@ def leave_demoted_servers(engine: Engine) -> None:
     def handle(context: ExceptionContext) -> None:
         if getattr(context.original_exception, "sqlstate", None) == "25006":
             context.is_disconnect = True
+
+
+def refuse_outdated_statements(engine: Engine) -> None:
+    """Raise DatabaseUnavailableError if a migration changed a type under a prepared statement.
+
+    The driver prepares it anew for the next request; in a transaction it can't be sent again.
+    """
+    from asyncpg.exceptions import (  # type: ignore[import-untyped]
+        InternalServerError,
+        InvalidCachedStatementError,
+        OutdatedSchemaCacheError,
+    )
+
+    @event.listens_for(engine, "handle_error")
+    def raise_unavailable(context: ExceptionContext) -> None:
+        cause = context.original_exception.__cause__
+        # Never translated: the server's internal errors have no other language.
+        is_missing_type = isinstance(
+            cause, InternalServerError
+        ) and "lookup failed for type" in str(cause)
+        if is_missing_type or isinstance(
+            cause, InvalidCachedStatementError | OutdatedSchemaCacheError
+        ):
+            raise DatabaseUnavailableError(
+                "a migration changed the type of a column that a prepared statement has; "
+                "it is prepared anew"
+            )
 
 
 def notice_dead_links(engine: Engine, target: DatabaseTarget) -> None:
