@@ -1,5 +1,6 @@
 """A rehearsal of the migrations: what it finds, and that it leaves nothing behind."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import pytest
 from alembic.util import CommandError
 from chassis_depot import Depot, written
 from chassis_logins import administered
+from chassis_stock import only_on
 from sqlalchemy import text
 
 from chassis import ChassisSettings
 from chassis.db.migrations.check import check_migrations
+from chassis.testing_databases import start_server
 
 ADD = "op.create_table('bin', sa.Column('id', sa.Integer, primary_key=True))"
 DROP = "op.drop_table('bin')"
@@ -34,12 +37,18 @@ def databases(settings: ChassisSettings) -> set[str]:
         )
 
 
+def check(depot: Depot, settings: ChassisSettings) -> None:
+    """Check on the engine under test."""
+    sqlite = settings.database_target.backend == "sqlite"
+    check_migrations(depot.package, settings, engine="sqlite" if sqlite else "postgres")
+
+
 def test_migrations_that_are_in_order(depot: Depot, settings: ChassisSettings) -> None:
     before = databases(settings)
     depot.add("1", ADD, DROP)
     depot.add("2", DROP, ADD)
 
-    check_migrations(depot.package, settings)
+    check(depot, settings)
 
     assert databases(settings) == before
 
@@ -47,10 +56,10 @@ def test_migrations_that_are_in_order(depot: Depot, settings: ChassisSettings) -
 @pytest.mark.parametrize(
     ("upgrade", "downgrade", "says"),
     [
-        (ADD, DROP, "ahead of the migrations: remove_table bin"),
-        (f"{ADD}; {DROP}", ADD, "the second upgrade to the head fails"),
-        ("pass", "raise NotImplementedError", "downgrade to the base fails: NotImplementedError"),
-        ("raise RuntimeError('no')", "pass", "the upgrade to the head fails: RuntimeError: no"),
+        (ADD, DROP, "alembic check: remove_table bin: alembic revision --autogenerate"),
+        (f"{ADD}; {DROP}", ADD, "the second upgrade to the head fails in 1.py, line 12"),
+        ("pass", "raise ValueError", "downgrade to the base fails in 1.py, line 16: ValueError"),
+        ("raise ValueError('no')", "pass", "upgrade to the head fails in 1.py, line 12: .*: no"),
     ],
     ids=["drift", "a downgrade that leaves a table", "no downgrade", "a broken upgrade"],
 )
@@ -61,6 +70,138 @@ def test_what_is_wrong_is_named(
     depot.add("1", upgrade, downgrade)
 
     with pytest.raises(CommandError, match=says):
-        check_migrations(depot.package, settings)
+        check(depot, settings)
 
     assert databases(settings) == before
+
+
+RENAMED = """op.rename_table('item', 'thing')
+    key = sa.PrimaryKeyConstraint('id', name='pk')
+    op.create_table('item', sa.Column('id', sa.Integer), key)"""
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "says"),
+    [
+        (RENAMED, "DuplicateTable.*pk.* already exists.*RENAME CONSTRAINT"),
+        ("op.execute('SELECT unixepoch()')", "UndefinedFunction.*branch on op.get_bind"),
+        ("op.execute('CREATE TABLE new (x DATETIME)')", "UndefinedObject.*branch on op.get_bind"),
+        ("op.execute('PRAGMA user_version = 3')", "SyntaxError.*branch on op.get_bind"),
+        ("op.drop_column('item', 'name')", "DependentObjects.*view names depends on column name"),
+    ],
+    ids=["a renamed table's names", "a function", "a type", "a statement", "a view"],
+)
+def test_what_only_postgres_refuses_is_found_with_its_place_and_cure(
+    depot: Depot, settings: ChassisSettings, upgrade: str, says: str
+) -> None:
+    only_on("postgres", settings)
+    columns = "sa.Column('id', sa.Integer), sa.Column('name', sa.String)"
+    view = "op.execute('CREATE VIEW names AS SELECT name FROM item')"
+    key = "sa.PrimaryKeyConstraint('id', name='pk')"
+    depot.add("1", f"op.create_table('item', {columns}, {key}); {view}")
+    depot.add("2", upgrade)
+
+    with pytest.raises(CommandError, match=rf"PostgreSQL .*fails in 2.py, line 1\d: {says}"):
+        check_migrations(depot.package, settings)
+
+
+@pytest.mark.parametrize(
+    "upgrade",
+    ["SELECT gen_random_uuid()", "CREATE EXTENSION hstore", "CREATE TABLE bin (x TEXT COLLATE uu)"],
+)
+def test_what_only_sqlite_refuses_is_found_too(
+    depot: Depot, settings: ChassisSettings, upgrade: str
+) -> None:
+    depot.add("1", f"op.execute({upgrade!r})")
+
+    with pytest.raises(CommandError, match=r"SQLite, .*fails in 1.py, line 12.*--engine leaves"):
+        check_migrations(depot.package, settings, engine="sqlite")
+
+
+def test_one_engine_can_be_left_out(depot: Depot, settings: ChassisSettings) -> None:
+    only_on("postgres", settings)
+    depot.add("1", "op.execute('SELECT gen_random_uuid()')")
+
+    check_migrations(depot.package, settings, engine="postgres")
+
+
+LONG = "a_name_of_more_than_sixty_three_characters_that_postgresql_cuts_short"
+UMLAUTS = "ä" * 40
+
+
+@pytest.mark.parametrize(
+    "upgrade",
+    [
+        f"op.create_table('{LONG}', sa.Column('x', sa.Integer)); op.drop_table('{LONG}')",
+        f"op.execute('CREATE TABLE bin ({LONG} INTEGER)'); op.drop_table('bin')",
+        f"op.execute('CREATE TABLE bin (\"{UMLAUTS}\" INTEGER)'); op.drop_table('bin')",
+    ],
+)
+def test_a_name_that_postgres_would_cut_is_found_on_both(
+    depot: Depot, settings: ChassisSettings, upgrade: str
+) -> None:
+    depot.add("1", upgrade)
+
+    with pytest.raises(CommandError, match=r"(69|80) bytes, PostgreSQL cuts .* in 1\.py"):
+        check(depot, settings)
+
+
+def test_the_id_of_a_revision_has_32_characters_at_most(
+    depot: Depot, settings: ChassisSettings
+) -> None:
+    depot.add("a" * 33, "pass")
+    says = {
+        "sqlite": "a{33}.py: its id has 33 characters.*--rev-id",
+        "postgres": "StringDataRightTruncation.*a revision's id may have 32 characters",
+    }
+
+    with pytest.raises(CommandError, match=says[settings.database_target.backend]):
+        check_migrations(depot.package, settings)
+
+
+def test_a_service_on_sqlite_is_judged_on_a_server_that_is_started(
+    depot: Depot, settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    only_on("sqlite", settings)
+    depot.add("1", "pass")
+
+    with caplog.at_level(logging.INFO, "chassis"):
+        check_migrations(depot.package, settings, start_server=start_server)
+
+    done = [line for line in caplog.messages if "in order" in line]
+    assert [line.partition(",")[0].partition(" ")[0] for line in done] == ["SQLite", "PostgreSQL"]
+    assert "embedded: in order" in done[1]
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "says"),
+    [
+        (f"op.create_table('{LONG}', sa.Column('x', sa.Integer)); op.drop_table('{LONG}')", LONG),
+        ("op.create_table('bin', sa.Column('x', sa.String(collation='b' * 64)))", "b{64}"),
+    ],
+)
+def test_without_a_server_its_sql_is_made(
+    depot: Depot,
+    settings: ChassisSettings,
+    caplog: pytest.LogCaptureFixture,
+    upgrade: str,
+    says: str,
+) -> None:
+    only_on("sqlite", settings)
+    depot.add("1", upgrade)
+
+    with pytest.raises(CommandError, match=f"PostgreSQL, its SQL alone: .*{says}"):
+        check_migrations(depot.package, settings)
+
+    assert "it was made and not run" in caplog.text
+
+
+def test_a_revision_that_needs_a_server_is_said_not_to_be_judged(
+    depot: Depot, settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    only_on("sqlite", settings)
+    depot.add("1", "op.get_bind().execute(sa.text('SELECT 1')).scalar() + 1")
+
+    check_migrations(depot.package, settings)
+
+    assert "PostgreSQL, its SQL alone: not judged, a revision asks" in caplog.text

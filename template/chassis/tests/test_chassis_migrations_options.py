@@ -206,7 +206,7 @@ async def test_a_second_schema_works_from_end_to_end(
             assert (await client.get("/readyz")).status_code == 200
         downgrade(depot.package, settings, "base")
         assert tables(settings, "audit") == {"alembic_version"}
-    check_migrations(depot.package, settings)
+    check_migrations(depot.package, settings, engine="postgres")
 
 
 def test_a_schema_that_is_missing_is_made_by_the_generated_revision(

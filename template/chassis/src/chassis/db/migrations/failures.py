@@ -1,0 +1,112 @@
+"""What fails on one engine alone: which revision, why, and what to write instead."""
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import DBAPIError
+
+from ..errors import sqlstate
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_LONGEST_NAME = 63  # bytes, PostgreSQL's NAMEDATALEN - 1
+_LONGEST_REVISION = 32  # Alembic's version table
+_TEXTS = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_NAME = re.compile(r'"((?:[^"]|"")+)"|(\w+)')
+
+_OTHER_ENGINE = (
+    "the engines differ here: branch on op.get_bind().dialect.name; --engine leaves one out"
+)
+_CURES = {
+    "42P07": "PostgreSQL keeps the names of constraints, indexes and sequences of a renamed table: "
+    'rename them in that revision, op.execute("ALTER TABLE … RENAME CONSTRAINT … TO …")',
+    "42710": "drop it in the downgrade, or create it only once: "
+    'op.execute("DROP TYPE …") for an enum',
+    "42883": _OTHER_ENGINE,
+    "42704": _OTHER_ENGINE,
+    "42601": _OTHER_ENGINE,
+    "22001": "a revision's id may have 32 characters, which SQLite does not count",
+}
+_SQLITE_LACKS = ("no such function", "syntax error", "no such collation")
+
+
+def describe_failure(error: Exception, config: "Config") -> str:
+    """Return the place, the reason and the cure of a step's error, to follow "fails"."""
+    place = _locate(traceback.extract_tb(error.__traceback__), config)
+    return f"{place}: {_reason(error)}" + (f": {cure}" if (cure := _cure(error)) else "")
+
+
+def check_revision_names(config: "Config") -> Iterator[str]:
+    """Yield a line for each revision whose id the version table can't hold on PostgreSQL."""
+    for path, revision in _revisions(config).items():
+        if len(revision) > _LONGEST_REVISION:
+            yield (
+                f"{Path(path).name}: its id has {len(revision)} characters, of which PostgreSQL "
+                f"takes {_LONGEST_REVISION}: write a shorter one with alembic revision --rev-id"
+            )
+
+
+@contextmanager
+def note_long_names(config: "Config") -> Iterator[list[str]]:
+    """Yield a list that gets a line for each long name in the statements that run meanwhile."""
+    lines: list[str] = []
+
+    def note_names(_: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        for line in find_long_names(statement):
+            if not any(known.startswith(line) for known in lines):
+                lines.append(line + _locate(traceback.extract_stack(), config))
+
+    event.listen(Engine, "before_cursor_execute", note_names)
+    try:
+        yield lines
+    finally:
+        event.remove(Engine, "before_cursor_execute", note_names)
+
+
+def find_long_names(sql: str) -> Iterator[str]:
+    """Yield a line for each name that PostgreSQL would cut short without an error."""
+    names = {quoted or word for quoted, word in _NAME.findall(_TEXTS.sub(" ", sql))}
+    for name in sorted(names):
+        if (size := len(name.encode())) > _LONGEST_NAME:
+            yield f"{name} has {size} bytes, PostgreSQL cuts names to {_LONGEST_NAME}: shorten it"
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return f"{type(error).__name__}: {_first_line(error)}"
+    detail = getattr(getattr(error.orig, "diag", None), "message_detail", None)
+    # What depends on a table is in the detail; of other errors it may hold values.
+    depends = f" ({_first_line(detail)})" if detail and "depends on" in detail else ""
+    statement = " ".join((error.statement or "").split())
+    return f"{type(error.orig).__name__}: {_first_line(error.orig)}{depends}, in: {statement:.150}"
+
+
+def _cure(error: Exception) -> str | None:
+    if not isinstance(error, DBAPIError):
+        return None
+    if any(words in str(error.orig) for words in _SQLITE_LACKS):
+        return _OTHER_ENGINE
+    return _CURES.get(sqlstate(error))
+
+
+def _locate(frames: traceback.StackSummary, config: "Config") -> str:
+    revisions = _revisions(config)
+    ours = [frame for frame in frames if frame.filename in revisions]
+    return f" in {Path(ours[-1].filename).name}, line {ours[-1].lineno}" if ours else ""
+
+
+def _revisions(config: "Config") -> dict[str, str]:
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    return {script.path: script.revision for script in scripts}
+
+
+def _first_line(reason: object) -> str:
+    return str(reason).partition("\n")[0]

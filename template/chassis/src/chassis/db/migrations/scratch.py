@@ -1,0 +1,104 @@
+"""Databases to try migrations on: each is made for that and removed."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import ProgrammingError
+
+from ..errors import DatabaseSettingsError, sqlstate
+from ..settings import DatabaseSettings
+from ..urls import parse_url, sqlite_target
+from .connect import open_connection
+
+# Starts a PostgreSQL server in an empty folder; returns its URL and what stops it.
+StartServer = Callable[[Path], tuple[str, Callable[[], None]]]
+
+_INSUFFICIENT_PRIVILEGE = "42501"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """An empty database: where it is, settings whose migrations run on it, and copies of it.
+
+    A copy has all that is in a PostgreSQL database, and nothing on SQLite.
+    """
+
+    where: str
+    settings: DatabaseSettings
+    copied: Callable[[], AbstractContextManager[DatabaseSettings]]
+
+
+@contextmanager
+def sqlite_scratch(settings: DatabaseSettings) -> Iterator[Scratch]:
+    """Make SQLite files in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
+        numbers = count()
+
+        @contextmanager
+        def open_file() -> Iterator[DatabaseSettings]:
+            file = str(Path(folder, f"{next(numbers)}.db"))
+            yield settings.with_migration_target(sqlite_target(file, "migrate --check"))
+
+        with open_file() as scratch:
+            yield Scratch("SQLite, a temporary file", scratch, open_file)
+
+
+@contextmanager
+def postgres_scratch(settings: DatabaseSettings) -> Iterator[Scratch]:
+    """Make databases beside the configured one.
+
+    Raises DatabaseSettingsError if the role may not.
+    """
+    target = settings.database_migration_target
+    with open_connection(settings) as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        version = connection.scalar(text("SHOW server_version"))
+
+        @contextmanager
+        def create(template: str = "template1") -> Iterator[tuple[str, DatabaseSettings]]:
+            name = f"rehearsal_{uuid4().hex[:12]}"
+            _create_database(connection, name, template)
+            try:
+                url = target.url.set(database=name)
+                yield name, settings.with_migration_target(replace(target, url=url))
+            finally:
+                connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+        with create() as (name, scratch):
+
+            @contextmanager
+            def copy() -> Iterator[DatabaseSettings]:
+                with create(template=name) as (_, copied):
+                    yield copied
+
+            yield Scratch(f"PostgreSQL {version}", scratch, copy)
+
+
+@contextmanager
+def embedded_scratch(settings: DatabaseSettings, start: StartServer) -> Iterator[Scratch]:
+    """Make databases on a PostgreSQL server that is started for it."""
+    url, stop = start(Path(tempfile.mkdtemp(prefix="chassis-postgres-")))
+    try:
+        target = parse_url(url, "migrate --check")
+        with postgres_scratch(settings.with_migration_target(target)) as scratch:
+            yield replace(scratch, where=f"{scratch.where}, embedded")
+    finally:
+        stop()
+
+
+def _create_database(connection: Connection, name: str, template: str) -> None:
+    try:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    except ProgrammingError as error:
+        if sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        raise DatabaseSettingsError(
+            "APP_ALEMBIC_DATABASE_URL: migrate --check makes a scratch database, which this role "
+            "may not; name one that may (ALTER ROLE … CREATEDB), or check on another server"
+        ) from error
