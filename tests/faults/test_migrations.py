@@ -127,7 +127,7 @@ def test_a_parent_table_that_is_recreated_keeps_its_children(
 def test_a_table_in_use_ends_a_migration_in_time_and_in_one_message(
     bank: Bank, embedded_server: Cluster
 ) -> None:
-    bank = bank.copied().set(APP_DATABASE_LOCK_TIMEOUT_SECONDS="1")
+    bank = bank.copied().set(APP_DATABASE_WAIT_SECONDS="1")
     bank.add_revision("2", 'op.add_column("entries", sa.Column("note", sa.String()))')
     name = bank.url.rpartition("/")[2]
     held = "BEGIN; LOCK TABLE entries IN ACCESS SHARE MODE; SELECT pg_sleep(60)"
@@ -144,7 +144,7 @@ def test_a_table_in_use_ends_a_migration_in_time_and_in_one_message(
 
     assert done.returncode == 1
     assert took < 30
-    assert "APP_DATABASE_LOCK_TIMEOUT_SECONDS" in done.stdout
+    assert "APP_DATABASE_WAIT_SECONDS" in done.stdout
     assert "Traceback" not in done.stdout
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import MetaData
 
 from chassis.db import DatabaseSettings, run_migrations
 
-run_migrations(context.config.attributes.get("metadata", MetaData()), DatabaseSettings())
+run_migrations(context.config.attributes.get("metadata", MetaData()), DatabaseSettings)
 '''
 OWN_ENVIRONMENT = '''
 """Tell Alembic which tables and which database these are."""
@@ -34,7 +34,7 @@ import sqlalchemy as sa
 from chassis.db import DatabaseSettings, run_migrations
 
 {models}
-run_migrations(metadata, DatabaseSettings(), {options})
+run_migrations(metadata, DatabaseSettings, {options})
 '''
 REVISION = '''
 """{name}"""

@@ -325,21 +325,6 @@ def test_a_migration_gives_up_when_another_holds_the_lock(
     assert "bin" in tables(settings)
 
 
-def test_a_statement_that_waits_for_a_lock_gives_up(
-    depot: Depot, settings: ChassisSettings
-) -> None:
-    only_on("postgres", settings)
-    depot.add("1", ADD_BIN, DROP_BIN)
-    upgrade(depot.package, settings)
-    depot.add("2", "op.add_column('bin', sa.Column('size', sa.Integer))")
-    with administered(settings) as admin, admin.execution_options(isolation_level="READ COMMITTED"):
-        admin.execute(text("SELECT * FROM bin"))
-        with pytest.raises(DatabaseUnavailableError, match="APP_DATABASE_LOCK_TIMEOUT_SECONDS"):
-            upgrade(depot.package, changed(settings, database_lock_timeout_seconds=0.2))
-        admin.rollback()
-    assert revision(settings) == ["1"]
-
-
 def test_a_package_needs_one_head(depot: Depot, settings: ChassisSettings) -> None:
     with pytest.raises(CommandError, match="there is no revision"):
         upgrade(depot.package, settings)

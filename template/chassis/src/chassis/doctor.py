@@ -28,6 +28,7 @@ from .db.engine import create_probe_engine
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from .db.health import DatabaseProbe
 from .db.migrations.connect import check_connections
+from .db.migrations.indexes import find_invalid_indexes
 from .db.migrations.revisions import (
     OTHER_DATABASE_ADVICE,
     SchemaState,
@@ -301,6 +302,8 @@ async def _schema_findings(settings: ChassisSettings, package: str) -> AsyncIter
     finally:
         await probe.dispose()
     yield _schema_finding(state, head)
+    for fault, cure in await asyncio.to_thread(find_invalid_indexes, settings):
+        yield Finding("problem", "index", fault, cure)
 
 
 def _schema_finding(state: SchemaState, head: str) -> Finding:

@@ -45,9 +45,11 @@ def asyncpg_arguments(
     return arguments | {"server_settings": _server_settings(settings, read_only=read_only) | given}
 
 
-def psycopg_arguments(settings: DatabaseSettings, arguments: dict[str, Any]) -> dict[str, Any]:
+def psycopg_arguments(
+    settings: DatabaseSettings, arguments: dict[str, Any], *, lock_timeout_seconds: float
+) -> dict[str, Any]:
     """Complete the arguments of a migration's connection: a lock timeout, no statement timeout."""
-    timeout = _milliseconds(settings.database_lock_timeout_seconds)
+    timeout = _milliseconds(lock_timeout_seconds)
     options = f"-c lock_timeout={timeout} {arguments.get('options', '')}".strip()
     defaults: dict[str, Any] = {
         "connect_timeout": _whole(settings.database_connect_timeout_seconds)

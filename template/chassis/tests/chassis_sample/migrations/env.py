@@ -2,4 +2,4 @@
 
 from chassis.db import Base, DatabaseSettings, run_migrations
 
-run_migrations(Base.metadata, DatabaseSettings())
+run_migrations(Base.metadata, DatabaseSettings)

@@ -3,4 +3,4 @@
 from bank.models import Base
 from chassis.db import DatabaseSettings, run_migrations
 
-run_migrations(Base.metadata, DatabaseSettings())
+run_migrations(Base.metadata, DatabaseSettings)

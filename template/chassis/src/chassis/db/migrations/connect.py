@@ -1,5 +1,6 @@
 """Connections of migrations: synchronous, unpooled, and never through a transaction pooler."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator
@@ -10,22 +11,16 @@ from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from .. import connections, postgres, sqlite
 from ..dialects import with_chassis_types
-from ..errors import HOPELESS, DatabaseSettingsError, DatabaseUnavailableError, sqlstate
+from ..engine import create_probe_engine
+from ..errors import HOPELESS, DatabaseSettingsError, DatabaseUnavailableError
 from ..settings import DatabaseSettings
 from ..urls import DatabaseTarget
+from .attempts import lock_timeout_of_a_try
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _LONGEST_BACKOFF_SECONDS = 2.0
-# libpq gives no SQLSTATE of a connection that was refused, only words; nor does SQLite.
-_REFUSED = (
-    "authentication failed",
-    "does not exist",
-    "no password supplied",
-    "no pg_hba.conf",
-    "file is not a database",
-)
 _POOLER = (
     "APP_ALEMBIC_DATABASE_URL: migrations can't run through a transaction pooler (PgBouncer), "
     "where their lock is lost; set it to the URL of the database itself"
@@ -39,17 +34,34 @@ def wait_for_database(settings: DatabaseSettings) -> None:
     """
     deadline = time.monotonic() + settings.database_wait_seconds
     pause = _POLL_SECONDS
-    with create_migration_engine(settings) as engine:
-        while True:
-            try:
-                with connect(engine, settings.database_migration_target):
-                    return
-            except DatabaseUnavailableError as error:
-                if _is_hopeless(error) or time.monotonic() + pause > deadline:
-                    raise
-                logger.info("waiting for the database: %s", error)
-            time.sleep(pause)
-            pause = min(pause * 2, _LONGEST_BACKOFF_SECONDS)
+    while True:
+        try:
+            _connect_once(settings)
+            return
+        except DatabaseUnavailableError as error:
+            if _is_permanent(error) or time.monotonic() + pause > deadline:
+                raise
+            logger.info("waiting for the database: %s", error)
+        time.sleep(pause)
+        pause = min(pause * 2, _LONGEST_BACKOFF_SECONDS)
+
+
+def _connect_once(settings: DatabaseSettings) -> None:
+    if settings.database_migration_target.backend == "postgres":
+        _refuse_named_pooler(settings)
+        asyncio.run(_connect_by_asyncpg(settings))
+    with open_connection(settings):
+        pass
+
+
+async def _connect_by_asyncpg(settings: DatabaseSettings) -> None:
+    """Connect as requests do: libpq tells a refusal in the server's language, without its code."""
+    engine = create_probe_engine(settings, settings.database_migration_target)
+    try:
+        async with engine.connect():
+            pass
+    finally:
+        await engine.dispose()
 
 
 @contextmanager
@@ -82,7 +94,8 @@ def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
         sqlite.prepare_folder(target)
         sqlite.accept_decimals()
     if target.backend == "postgres":
-        arguments = postgres.psycopg_arguments(settings, arguments)
+        timeout = lock_timeout_of_a_try(settings)
+        arguments = postgres.psycopg_arguments(settings, arguments, lock_timeout_seconds=timeout)
     engine = create_engine(
         with_chassis_types(url),
         connect_args=arguments,
@@ -129,8 +142,9 @@ def refuse_noticed_pooler(*pair: Connection) -> None:
         raise DatabaseSettingsError(_POOLER)
 
 
-def _is_hopeless(error: DatabaseUnavailableError) -> bool:
+def _is_permanent(error: DatabaseUnavailableError) -> bool:
     cause = error.__cause__
-    return isinstance(cause, DBAPIError) and (
-        sqlstate(cause).startswith(HOPELESS) or any(words in str(cause.orig) for words in _REFUSED)
-    )
+    driver = cause.orig if isinstance(cause, DBAPIError) else cause
+    code: str = getattr(driver, "sqlstate", None) or ""
+    name: str = getattr(driver, "sqlite_errorname", None) or ""
+    return code.startswith(HOPELESS) or name == "SQLITE_NOTADB"

@@ -5,16 +5,23 @@ Alembic is imported on use: it costs 0.6 s, and a server that only serves never 
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
 from .. import sqlite
+from ..errors import DatabaseUnavailableError
 from ..settings import DatabaseSettings
 from ..urls import DatabaseTarget
+from .attempts import Attempt, notice_commits, set_lock_timeouts, try_until_free
 from .connect import connect, create_migration_engine
+from .console import Progress, end_in_one_line
+from .indexes import describe_invalid_indexes
 from .lock import hold_lock
 from .options import RECORDER, MigrationEnvironment, MigrationOptions, create_environment
 from .rebuild import preserve_rebuilt_tables
@@ -26,25 +33,35 @@ logger = logging.getLogger(__name__)
 
 def run_migrations(
     metadata: MetaData | Sequence[MetaData],
-    settings: DatabaseSettings,
+    settings: DatabaseSettings | type[DatabaseSettings],
     **options: Unpack[MigrationOptions],
 ) -> None:
     """Run what Alembic was asked for; a service's `env.py` calls this and nothing else.
 
+    `settings` is best the class, so that `alembic` can say in one line what is wrong with them.
     `options` are those of Alembic's `context.configure` that `MigrationOptions` names.
     Raises DatabaseSettingsError for another, DatabaseUnavailableError if another runner holds the
     lock for too long.
     """
     from alembic import context
 
-    settings = context.config.attributes.get("settings", settings)
-    environment = create_environment(metadata, settings, options)
+    with end_in_one_line(context.config):
+        given = context.config.attributes.get("settings", settings)
+        read = given() if isinstance(given, type) else given
+        _run(context, read, create_environment(metadata, read, options))
+
+
+def _run(context: Any, settings: DatabaseSettings, environment: MigrationEnvironment) -> None:
     if record := context.config.attributes.get(RECORDER):
         record(environment)
     elif context.is_offline_mode():
         _print_sql(context, settings, environment)
     else:
-        _migrate(context, settings, environment)
+        with create_migration_engine(settings) as engine, hold_lock(engine, settings):
+            try:
+                try_until_free(settings, partial(_migrate, context, engine, settings, environment))
+            finally:
+                _warn_of_invalid_indexes(engine, settings.database_migration_target)
 
 
 def _print_sql(context: Any, settings: DatabaseSettings, environment: MigrationEnvironment) -> None:
@@ -60,31 +77,54 @@ def _print_sql(context: Any, settings: DatabaseSettings, environment: MigrationE
         context.run_migrations()
 
 
-def _migrate(context: Any, settings: DatabaseSettings, environment: MigrationEnvironment) -> None:
-    from alembic.util import CommandError
-
-    target = settings.database_migration_target
-    with (
-        create_migration_engine(settings) as engine,
-        hold_lock(engine, settings),
-        connect(engine, target) as connection,
-    ):
-        if target.backend == "sqlite":
+def _migrate(
+    context: Any,
+    engine: Engine,
+    settings: DatabaseSettings,
+    environment: MigrationEnvironment,
+    attempt: Attempt,
+) -> None:
+    progress = Progress()
+    is_sqlite = engine.dialect.name == "sqlite"
+    with connect(engine, settings.database_migration_target) as connection:
+        if is_sqlite:
             preserve_rebuilt_tables(connection)
         if schema := environment.version_table_schema:
             create_schema(connection, schema)
             connection.commit()
-        context.configure(connection=connection, **environment.options)
+        if engine.dialect.name == "postgresql":
+            set_lock_timeouts(connection, settings)
+            notice_commits(connection, attempt)
+        callbacks = (progress.note, *environment.version_callbacks)
+        if environment.options["transaction_per_migration"]:
+            callbacks = (*callbacks, attempt.end_revision)
+        options = {**environment.options, "on_version_apply": callbacks}
+        context.configure(connection=connection, **options)
         with context.begin_transaction():
-            if settings.database_sqlite_backup_before_migrate and target.backend == "sqlite":
-                _back_up(context, connection, target)
-            try:
-                context.run_migrations()
-            except CommandError as error:
-                _explain_unknown_revision(context, connection, environment, error)
-                raise
-            if target.backend == "sqlite" and settings.database_sqlite_foreign_keys:
+            if settings.database_sqlite_backup_before_migrate and is_sqlite:
+                _back_up(context, connection, settings.database_migration_target)
+            _run_revisions(context, connection, environment)
+            if is_sqlite and settings.database_sqlite_foreign_keys:
                 _check_foreign_keys(connection)
+            attempt.may_commit = True
+        progress.report(context)
+
+
+def _run_revisions(context: Any, connection: Connection, environment: MigrationEnvironment) -> None:
+    from alembic.util import CommandError
+
+    try:
+        context.run_migrations()
+    except CommandError as error:
+        _explain_unknown_revision(context, connection, environment, error)
+        raise
+
+
+def _warn_of_invalid_indexes(engine: Engine, target: DatabaseTarget) -> None:
+    # Whatever ended the migration is what is to be told.
+    with suppress(DatabaseUnavailableError, DBAPIError), connect(engine, target) as connection:
+        for fault, cure in describe_invalid_indexes(connection):
+            logger.warning("%s; %s", fault, cure)
 
 
 def _explain_unknown_revision(

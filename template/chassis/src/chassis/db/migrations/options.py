@@ -63,6 +63,12 @@ class MigrationEnvironment:
         return schema
 
     @property
+    def version_callbacks(self) -> tuple[Callable[..., None], ...]:
+        """What the service has called after each revision."""
+        given = self.options.get("on_version_apply", ())
+        return (given,) if callable(given) else tuple(given)
+
+    @property
     def schemas(self) -> frozenset[str]:
         """The schemas that the models name."""
         return schemas_of(self.metadata)
@@ -87,6 +93,7 @@ def create_environment(
         "process_revision_directives": _run_in_turn(
             add_missing_schemas, given.get("process_revision_directives")
         ),
+        "transaction_per_migration": given.get("transaction_per_migration", False),
         "version_table": _choose("version_table", settings, given) or DEFAULT_VERSION_TABLE,
         "version_table_schema": _choose("version_table_schema", settings, given),
     }

@@ -3,9 +3,6 @@
 import logging
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError
-
-from ..errors import DatabaseUnavailableError, sqlstate
 from ..settings import DatabaseSettings
 from .revisions import UnknownRevisionError
 
@@ -14,16 +11,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOCK_NOT_AVAILABLE = "55P03"
-
 
 def upgrade(package: str, settings: DatabaseSettings, revision: str = "head") -> None:
     """Upgrade the database of a service's package to a revision.
 
     A database that is newer than the code is left alone, as a rollback needs it.
     Raises alembic.util.CommandError if there is not exactly one head, UnknownRevisionError if the
-    database is another service's, DatabaseUnavailableError if a table is in use for longer than
-    the lock timeout.
+    database is another service's, DatabaseUnavailableError if a table stays in use.
     """
     from alembic import command
 
@@ -35,13 +29,6 @@ def upgrade(package: str, settings: DatabaseSettings, revision: str = "head") ->
         if revision != "head" or error.state.age == "foreign":
             raise
         logger.warning("%s; nothing was migrated", error)
-    except DBAPIError as error:
-        if sqlstate(error) != LOCK_NOT_AVAILABLE:
-            raise
-        raise DatabaseUnavailableError(
-            f"a table was in use for {settings.database_lock_timeout_seconds:g} seconds: migrate "
-            "again, or raise APP_DATABASE_LOCK_TIMEOUT_SECONDS"
-        ) from error
 
 
 def downgrade(package: str, settings: DatabaseSettings, revision: str) -> None:

@@ -1,0 +1,116 @@
+"""Migrations beside traffic: several short waits for a table, never one long one.
+
+Whoever waits for a table's lock has all later statements on it wait as well. A try therefore ends
+after a second, its transaction is rolled back, and the traffic that queued up passes.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
+
+from ..errors import DatabaseUnavailableError, sqlstate
+from ..settings import DatabaseSettings
+
+logger = logging.getLogger(__name__)
+
+TRY_SECONDS = 1.0
+_SHORTEST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 5.0
+_BUSY_SQLSTATES = ("55P03", "40P01")  # lock_not_available, deadlock_detected
+_CONCURRENTLY = re.compile(r"\bCONCURRENTLY\b", re.IGNORECASE)
+
+
+@dataclass
+class Attempt:
+    """One run of the revisions."""
+
+    may_commit: bool = False
+    has_committed: bool = False
+
+    def end_revision(self, **step: object) -> None:
+        """Expect a commit: Alembic calls it when a revision has run, as `on_version_apply`."""
+        self.may_commit, self.has_committed = True, False
+
+
+def try_until_free(settings: DatabaseSettings, migrate: Callable[[Attempt], None]) -> None:
+    """Migrate; once more where a table was in use, for `APP_DATABASE_WAIT_SECONDS` at most.
+
+    What has committed a part of a revision is not tried again: that part would run twice.
+    Raises DatabaseUnavailableError if it does not succeed.
+    """
+    deadline = time.monotonic() + settings.database_wait_seconds
+    pause = _SHORTEST_PAUSE_SECONDS
+    while True:
+        attempt = Attempt()
+        try:
+            migrate(attempt)
+            return
+        except DBAPIError as error:
+            if sqlstate(error) not in _BUSY_SQLSTATES:
+                raise
+            if attempt.has_committed:
+                raise DatabaseUnavailableError(_HALF_DONE) from error
+            if time.monotonic() + pause > deadline:
+                raise DatabaseUnavailableError(
+                    f"a table was in use for {settings.database_wait_seconds:g} seconds: migrate "
+                    "again, or raise APP_DATABASE_WAIT_SECONDS"
+                ) from error
+        logger.warning("a table is in use: the next try in %g seconds", pause)
+        time.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+_HALF_DONE = (
+    "a table is in use, and the revision has committed a part of itself (autocommit_block): see "
+    "what is there before it is migrated again"
+)
+
+
+def lock_timeout_of_a_try(settings: DatabaseSettings) -> float:
+    """Return how many seconds a statement of a transaction may wait for a table."""
+    return min(settings.database_lock_timeout_seconds or TRY_SECONDS, TRY_SECONDS)
+
+
+def notice_commits(connection: Connection, attempt: Attempt) -> None:
+    """Notice a commit in the middle of a revision, which `autocommit_block` makes."""
+
+    @event.listens_for(connection, "commit")
+    def note_commit(connection: Connection) -> None:
+        if not attempt.may_commit:
+            attempt.has_committed = True
+
+    @event.listens_for(connection, "begin")
+    def begin_revision(connection: Connection) -> None:
+        attempt.may_commit = False
+
+
+def set_lock_timeouts(connection: Connection, settings: DatabaseSettings) -> None:
+    """Let a statement outside a transaction wait for longer: it is not tried again.
+
+    CONCURRENTLY waits for all transactions that are open, and nobody waits for it.
+    """
+    current: float | None = None
+
+    @event.listens_for(connection, "before_cursor_execute")
+    def set_lock_timeout(
+        connection: Connection, cursor: Any, statement: str, *arguments: object
+    ) -> None:
+        nonlocal current
+        wanted: float | None = None
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            is_concurrent = _CONCURRENTLY.search(statement)
+            wanted = (
+                settings.database_wait_seconds
+                if is_concurrent
+                else settings.database_lock_timeout_seconds
+            )
+        if wanted != current:
+            value = "DEFAULT" if wanted is None else round(wanted * 1000)
+            cursor.execute(f"SET lock_timeout = {value}")
+            current = wanted

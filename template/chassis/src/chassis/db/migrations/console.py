@@ -1,0 +1,95 @@
+"""What `alembic` prints where somebody runs it: what it did, or one line that says why not."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from ..errors import DatabaseSettingsError, DatabaseUnavailableError
+from .revisions import UnknownRevisionError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+OPERATION_FAILED, SETTINGS_WRONG = 1, 2
+
+
+@contextmanager
+def end_in_one_line(config: "Config") -> Iterator[None]:
+    """End the `alembic` command with one line for an expected failure.
+
+    Exits with 1 if the operation failed, with 2 if settings are wrong, as `migrate` does. Does
+    nothing where Alembic was not called from a command line, or with `--raiseerr`.
+    """
+    from alembic.util import CommandError
+
+    if config.cmd_opts is None or getattr(config.cmd_opts, "raiseerr", False):
+        yield
+        return
+    try:
+        yield
+    except (ValidationError, SettingsError) as error:
+        _exit(SETTINGS_WRONG, _describe(error))
+    except UnicodeDecodeError:
+        _exit(SETTINGS_WRONG, ".env can't be read: it must be a UTF-8 text file")
+    except PermissionError as error:
+        _exit(SETTINGS_WRONG, f"{error.filename} can't be read: let this user read it")
+    except DatabaseSettingsError as error:
+        _exit(SETTINGS_WRONG, str(error))
+    except (DatabaseUnavailableError, UnknownRevisionError, CommandError) as error:
+        _exit(OPERATION_FAILED, str(error))
+
+
+class Progress:
+    """The revisions that were applied: `on_version_apply` of Alembic notes them."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def note(self, *, step: Any, **others: Any) -> None:
+        """Note one."""
+        done = "stamped" if step.is_stamp else "upgraded" if step.is_upgrade else "downgraded"
+        source, destination = (
+            _named(step.source_revision_ids),
+            _named(step.destination_revision_ids),
+        )
+        revision = step.up_revision
+        title = f": {revision.doc}" if revision is not None and not step.is_stamp else ""
+        self._lines.append(f"{done} {source} -> {destination}{title}")
+
+    def report(self, context: Any) -> None:
+        """Print what was noted, for a command that sets a revision also that there was nothing."""
+        config = context.config
+        if config.cmd_opts is None:
+            return
+        try:
+            context.get_revision_argument()
+        except KeyError:
+            return
+        current = _named(context.get_context().get_current_heads())
+        for line in self._lines or [f"nothing to do: the database is at {current}"]:
+            config.print_stdout("%s", line)
+
+
+def _named(revisions: tuple[str, ...]) -> str:
+    return ", ".join(sorted(revisions)) or "base"
+
+
+def _describe(error: ValidationError | SettingsError) -> str:
+    if isinstance(error, SettingsError):
+        return str(error.__cause__ or error)
+    found = error.errors(include_url=False, include_input=False)
+    return "; ".join(_describe_value(one["loc"], one["msg"]) for one in found)
+
+
+def _describe_value(place: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"APP_{str(place[0]).upper()}: {message}" if place else message
+
+
+def _exit(code: int, message: str) -> None:
+    sys.stderr.write(f"Error: {message}\n")
+    raise SystemExit(code) from None

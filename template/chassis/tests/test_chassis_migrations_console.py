@@ -1,0 +1,211 @@
+"""`alembic` as people call it: it prints what it did, and an expected failure is one line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from alembic.config import main
+from chassis_depot import Depot, written
+from chassis_stock import executing, only_on
+from sqlalchemy import text
+
+from chassis import ChassisSettings
+
+ADD_BIN = "op.create_table('bin', sa.Column('id', sa.Integer, primary_key=True))"
+BIN = "sa.Table('bin', metadata, sa.Column('id', sa.Integer, primary_key=True))"
+
+Alembic = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def depot(tmp_path: Path) -> Iterator[Depot]:
+    with written(tmp_path) as depot:
+        depot.configure(BIN)
+        depot.add("1", ADD_BIN, "op.drop_table('bin')")
+        depot.add("2", "pass")
+        yield depot
+
+
+@pytest.fixture
+def alembic(
+    depot: Depot,
+    settings: ChassisSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Alembic:
+    """Return the command, which reads its settings from the environment as it does everywhere."""
+    assert settings.database_url is not None
+    monkeypatch.setenv("APP_DATABASE_URL", settings.database_url.get_secret_value())
+    ini = tmp_path / "alembic.ini"
+    ini.write_text(f"[alembic]\nscript_location = {depot.versions.parent}\n", encoding="utf-8")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code: object = 0
+        try:
+            main(["--config", str(ini), *arguments], prog="alembic")
+        except SystemExit as end:
+            code = end.code
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def print_all(config: Path, *commands: str) -> tuple[str, str]:
+    """Return what a process prints that runs some commands: Alembic keeps the stdout it began with.
+
+    An extra line ends what each of them prints.
+    """
+    program = (
+        "import sys; from alembic.config import main\n"
+        "for command in sys.argv[2:]:\n"
+        "    main(['--config', sys.argv[1], *command.split()]); print('.')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(config), *commands],
+        env={**os.environ, "PYTHONPATH": str(config.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout, done.stderr
+
+
+@pytest.mark.usefixtures("alembic")
+def test_it_prints_what_it_did(tmp_path: Path) -> None:
+    commands = ("upgrade head", "upgrade head", "downgrade -1", "stamp head", "downgrade base")
+
+    assert print_all(tmp_path / "alembic.ini", *commands) == (
+        """\
+upgraded base -> 1: 1
+upgraded 1 -> 2: 2
+.
+nothing to do: the database is at 2
+.
+downgraded 2 -> 1: 2
+.
+stamped 1 -> 2
+.
+downgraded 2 -> 1: 2
+downgraded 1 -> base: 1
+.
+""",
+        "",
+    )
+
+
+@pytest.mark.usefixtures("alembic")
+def test_other_commands_print_what_alembic_prints(tmp_path: Path) -> None:
+    commands = ("--quiet upgrade head", "current", "check")
+
+    assert print_all(tmp_path / "alembic.ini", *commands) == (
+        ".\n2 (head)\n.\nNo new upgrade operations detected.\n.\n",
+        "",
+    )
+
+
+def test_a_revision_is_generated_for_the_models_alone(alembic: Alembic, depot: Depot) -> None:
+    alembic("upgrade", "head")
+
+    code, out, err = alembic("revision", "--autogenerate", "-m", "more")
+
+    assert (code, err) == (0, "")
+    assert out.strip().endswith("done")
+    assert "nothing to do" not in out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "code", "says"),
+    [
+        ("APP_DATABASE_URL", "postgres://me:s3cret@127.0.0.1:1/app", 1, "can't connect to .*:1/ap"),
+        ("APP_DATABASE_URL", "no url, s3cret", 2, "APP_DATABASE_URL"),
+        ("APP_DATABASE_URL", "postgres://me:s3cret@127.0.0.1/app?pgbouncer=true", 2, "pooler"),
+        ("APP_DATABASE_POOL_SIZE", "many, s3cret", 2, "APP_DATABASE_POOL_SIZE: must be"),
+        ("APP_ALEMBIC_DATABASE_URL", "sqlite://", 2, "APP_ALEMBIC_DATABASE_URL"),
+        ("APP_DATABASE_BACKEND", "oracle", 2, "APP_DATABASE_BACKEND: must be"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    alembic: Alembic,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    code: int,
+    says: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    ended, out, err = alembic("upgrade", "head")
+
+    assert (ended, out) == (code, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("Error: ")
+    assert says.partition(" .*")[0] in err
+    assert "s3cret" not in err
+
+
+@pytest.mark.parametrize("arguments", [["upgrade", "head"], ["check"], ["current"]])
+def test_every_command_says_in_one_line_that_the_database_is_away(
+    alembic: Alembic, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("APP_DATABASE_URL", "postgres://me:s3cret@127.0.0.1:1/app")
+
+    code, out, err = alembic(*arguments)
+
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+
+
+def test_an_unreadable_env_file_is_one_line(alembic: Alembic) -> None:
+    Path(".env").write_bytes(b"APP_LOG_LEVEL=\xff\xfe")
+
+    code, out, err = alembic("upgrade", "head")
+
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert ".env" in err
+
+
+@pytest.mark.parametrize("tables", ["with tables of the code", "with none of them"])
+def test_an_unknown_revision_is_one_line(
+    alembic: Alembic, settings: ChassisSettings, tables: str
+) -> None:
+    alembic("upgrade", "head")
+    with executing(settings) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9f'"))
+        if tables == "with none of them":
+            connection.execute(text("DROP TABLE bin"))
+
+    code, out, err = alembic("upgrade", "head")
+
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "revision 9f, which this code does not have" in err
+    assert ("another service's" in err) == (tables == "with none of them")
+
+
+def test_a_wrong_option_is_one_line(alembic: Alembic, depot: Depot) -> None:
+    depot.configure(BIN, options="render_as_batch=True")
+
+    code, out, err = alembic("upgrade", "head")
+
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: migrations/env.py: run_migrations does not take render_as_batch")
+
+
+def test_a_bug_in_a_revision_keeps_its_traceback(alembic: Alembic, depot: Depot) -> None:
+    depot.add("3", "raise RuntimeError('a bug')")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        alembic("upgrade", "head")
+
+
+def test_sql_is_all_that_is_printed_offline(alembic: Alembic, settings: ChassisSettings) -> None:
+    only_on("postgres", settings)
+
+    code, out, err = alembic("upgrade", "head", "--sql")
+
+    assert (code, err) == (0, "")
+    assert out.startswith("BEGIN;")
+    assert "upgraded" not in out
