@@ -33,10 +33,6 @@ def end_in_one_line(config: "Config") -> Iterator[None]:
         yield
     except (ValidationError, SettingsError) as error:
         _exit(SETTINGS_WRONG, _describe(error))
-    except UnicodeDecodeError:
-        _exit(SETTINGS_WRONG, ".env can't be read: it must be a UTF-8 text file")
-    except PermissionError as error:
-        _exit(SETTINGS_WRONG, f"{error.filename} can't be read: let this user read it")
     except DatabaseSettingsError as error:
         _exit(SETTINGS_WRONG, str(error))
     except (DatabaseUnavailableError, UnknownRevisionError, CommandError) as error:
