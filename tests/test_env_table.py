@@ -1,9 +1,18 @@
 """The table of `.env` files and environments: each is read as meant, or says why it is not."""
 
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
 import pytest
 
 from tests.env_table import MEANT, SHAPES, Shape, outcome_of
+from tests.repository import ROOT
 
+DOCKER = ROOT / "template/chassis/docker"
 READ = [shape for shape in SHAPES if not shape.says]
 REFUSED = [shape for shape in SHAPES if shape.says]
 
@@ -41,3 +50,48 @@ def test_there_are_shapes_of_each_kind() -> None:
     assert len(SHAPES) >= 40
     assert len({shape.title for shape in SHAPES}) == len(SHAPES)
     assert len(REFUSED) >= 20
+
+
+class Alive(http.server.BaseHTTPRequestHandler):
+    """Answers any request with 200."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Write nothing."""
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The port of a server that is alive."""
+    with http.server.HTTPServer(("127.0.0.1", 0), Alive) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize("service", ["", "tcp://10.0.0.1:80", "tcp://[fd00::1]:80\n"])
+def test_the_images_health_check_reads_its_variables_as_the_service_does(
+    port: int, service: str
+) -> None:
+    variables = {"APP_SERVER_PORT": service, "PORT": f"{port}\n", "APP_SERVER_HOST": "0.0.0.0\n"}
+    check = [sys.executable, str(DOCKER / "healthcheck.py")]
+    subprocess.run(check, env=os.environ | variables, check=True, timeout=10)
+
+
+@pytest.mark.parametrize("ending", ["", "\n"])
+@pytest.mark.parametrize(
+    ("text", "said"), [("false", "serve\n"), ("true", "migrate --wait\nserve\n")]
+)
+def test_the_images_entrypoint_reads_its_variable_without_a_line_break(
+    text: str, said: str, ending: str
+) -> None:
+    variables = {"RUN_DB_MIGRATIONS": text + ending}
+    command = ["sh", str(DOCKER / "entrypoint.sh"), "echo", "serve"]
+    done = subprocess.run(
+        command, env=os.environ | variables, check=True, capture_output=True, text=True, timeout=10
+    )
+    assert done.stdout == said

@@ -326,6 +326,18 @@ def test_the_parameter_store_has_a_parameter_for_each_variable(
 
 
 @pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_line_break_at_the_end_of_a_stored_secret_is_no_part_of_it(
+    read_settings: ReadSettings, ending: str
+) -> None:
+    login = {"username": "ann", "password": MARKED, "host": "db", "dbname": "shop"}
+    keep("billing", json.dumps({name: text + ending for name, text in login.items()}))
+    target = read_settings(APP_SECRETS_SOURCE="aws-secrets-manager:billing").database_target
+
+    assert (target.masked, target.url.password) == ("postgresql://ann@db:5432/shop", MARKED)
+
+
+@pytest.mark.usefixtures("aws")
 @pytest.mark.parametrize(
     ("source", "secret", "message"),
     [

@@ -284,3 +284,22 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 
     with pytest.raises(ValidationError):
         settings.database_url = SecretStr("sqlite:///other.db")
+
+
+@pytest.mark.parametrize(
+    ("variables", "warned"),
+    [
+        ({PASSWORD: SECRET, HOST: "db"}, True),
+        ({HOST: "db", URL: "sqlite:///app.db"}, True),
+        ({HOST: "db", BACKEND: "sqlite"}, False),
+        ({HOST: "db", PASSWORD: SECRET, BACKEND: "postgres"}, False),
+        ({HOST: "db", URL: "postgres://db/app"}, False),
+        ({}, False),
+    ],
+)
+def test_fields_of_a_server_beside_a_sqlite_file_are_a_warning(
+    variables: dict[str, str], warned: bool
+) -> None:
+    warnings = from_environment(variables).database_warnings
+    expected = f"{HOST} is not read without {BACKEND}=postgres"
+    assert warnings == ((expected,) if warned else ())

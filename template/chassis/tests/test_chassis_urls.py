@@ -545,3 +545,23 @@ def test_what_is_no_database_says_what_it_is(url: str, says: str) -> None:
     said = refusal(url)
     assert said.startswith(f"{VARIABLE}: {says}")
     assert "s3cret" not in said
+
+
+async def test_the_file_of_a_socket_connects_both_drivers(
+    settings: DatabaseSettings, tmp_path: Path
+) -> None:
+    only_on("postgres", settings)
+    target = settings.database_target
+    [(folder, port)] = target.hosts
+    if not folder.startswith("/"):
+        pytest.skip("this server was named by its address")
+    file = f"{folder}/.s.PGSQL.{port}"
+    url = f"postgres://{target.url.username}@/{target.url.database}?host={quote(file)}"
+    given = DatabaseSettings(database_url=SecretStr(url))
+    with written(tmp_path) as depot:
+        depot.add("1", "op.create_table('bin', sa.Column('id', sa.Integer, primary_key=True))")
+        upgrade(depot.package, given)
+    engine = create_database_engine(given)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM bin")) == 0
+    await engine.dispose()

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,10 +16,11 @@ from .db.sources import (
     is_quoted,
     is_secret,
     is_service_link,
+    linked_services,
+    prefix_of,
     read_dotenv_texts,
     read_environment,
     read_secret_files,
-    service_of_link,
     variables_of,
 )
 
@@ -39,7 +40,10 @@ def explain(error: ValidationError | SettingsError, settings: SettingsClass) -> 
     """Return which variables are wrong and how to set them right; never what they hold."""
     if isinstance(error, SettingsError):
         return _undecoded(error, settings)
-    lines = [_line(found, settings) for found in _errors(error)]
+    found = error.errors(include_url=False, include_input=False)
+    # Follows from another error, which is listed as well.
+    every = [one for one in found if one["type"] != "default_factory_not_called"]
+    lines = [_line(one, settings) for one in every]
     return "\n  ".join(["the settings are not valid", *lines])
 
 
@@ -48,12 +52,12 @@ def find_warnings(settings: SettingsClass) -> Iterator[str]:
 
     Raises SettingsError if `.env` can't be read.
     """
-    services = _linked_services()
+    environment = read_environment(settings)
     found = [
-        *_service_warnings(services),
+        *_service_warnings(),
         *_dotenv_warnings(settings),
-        *_quote_warnings(settings),
-        *_unread_warnings(settings, services),
+        *_quote_warnings(settings, environment),
+        *_unread_warnings(settings, environment),
     ]
     yield from found[:MOST_WARNINGS]
     if len(found) > MOST_WARNINGS:
@@ -75,71 +79,48 @@ def source_of(settings: DatabaseSettings, field: str) -> str:
     return settings.secrets_source or "code"
 
 
-def _linked_services() -> set[str]:
-    links = filter(lambda name: is_service_link(name, os.environ[name]), os.environ)
-    return {service_of_link(name) for name in links}
-
-
-def _service_warnings(services: set[str]) -> Iterator[str]:
-    for start in sorted(services):
-        if start == "APP" or start.startswith("APP_"):
-            service = start.lower().replace("_", "-")
-            is_link = is_service_link(f"{start}_PORT", os.environ.get(f"{start}_PORT", ""))
+def _service_warnings() -> Iterator[str]:
+    for start in sorted(linked_services()):
+        if f"{start}_".startswith("APP_"):
+            one = "PORT" if is_service_link(f"{start}_PORT") else "SERVICE_HOST"
             yield (
-                f"{start}_{'PORT' if is_link else 'SERVICE_HOST'} and others that Kubernetes sets "
-                f"for the Service {service} are ignored; put enableServiceLinks: false into the "
-                "Pod's spec"
+                f"{start}_{one} and others that Kubernetes sets for the Service "
+                f"{start.lower().replace('_', '-')} are ignored; put enableServiceLinks: false "
+                "into the Pod's spec"
             )
 
 
 def _dotenv_warnings(settings: SettingsClass) -> Iterator[str]:
     lines = Counter(one.name.upper() for one in read_dotenv())
     for name, times in lines.items():
-        if times > 1 and name.startswith(_prefix(settings)):
+        if times > 1 and name.startswith(prefix_of(settings)):
             yield f"{name} is set {times} times in .env; the last one counts"
     for field, name in settings.platform_variables.items():
         if name in lines and name not in os.environ:
-            ours = f"{_prefix(settings)}{field.replace('platform_', '').upper()}"
+            ours = f"{prefix_of(settings)}{field.replace('platform_', '').upper()}"
             yield f"{name} in .env is not read; name it {ours}"
 
 
-def _quote_warnings(settings: SettingsClass) -> Iterator[str]:
-    texts = read_environment(settings)
+def _quote_warnings(settings: SettingsClass, environment: Mapping[str, str]) -> Iterator[str]:
     for field in settings.model_fields:
         for name in variables_of(settings, field):
-            if is_secret(settings, field) and is_quoted(texts.get(name, "")):
+            if is_secret(settings, field) and is_quoted(environment.get(name, "")):
                 yield f"{name} has quotation marks around it; remove them if they are no part of it"
 
 
-def _unread_warnings(settings: SettingsClass, services: set[str]) -> Iterator[str]:
-    dotenv = {one.name.upper() for one in read_dotenv() if one.text}
-    environment = {name.upper() for name, text in os.environ.items() if text}
+def _unread_warnings(settings: SettingsClass, environment: Mapping[str, str]) -> Iterator[str]:
     known = {name for field in settings.model_fields for name in variables_of(settings, field)}
-    linked = tuple(f"{start}_{end}" for start in services for end in ("PORT", "SERVICE_"))
-    environment = {name for name in environment if not name.startswith(linked)}
-    ours = [name for name in dotenv | environment if name.startswith(_prefix(settings))]
-    unread = sorted(name for name in ours if not _is_known(name, known, settings))
+    linked = tuple(f"{start}_{end}" for start in linked_services() for end in ("PORT", "SERVICE_"))
+    given = {name for name in environment if not name.startswith(linked)}
+    names = given | read_dotenv_texts(settings).keys()
+    ours = sorted(name for name in names if name.startswith(prefix_of(settings)))
+    nested = settings.model_config.get("env_nested_delimiter")
+    unread = (name for name in ours if known.isdisjoint({name, name.split(nested)[0]}))
     for count, name in enumerate(unread):
         near = get_close_matches(name, sorted(known), n=1) if count < MOST_WARNINGS else []
         hint = f"; did you mean {near[0]}?" if near else ""
-        place = "" if name in environment else " in .env"
+        place = "" if name in given else " in .env"
         yield f"{name}{place} is not a setting of this service and is ignored{hint}"
-
-
-def _prefix(settings: SettingsClass) -> str:
-    return settings.model_config.get("env_prefix", "").upper()
-
-
-def _is_known(name: str, known: set[str], settings: SettingsClass) -> bool:
-    nested = settings.model_config.get("env_nested_delimiter")
-    return name in known or bool(nested and name.split(nested)[0] in known)
-
-
-def _errors(error: ValidationError) -> Iterator[Any]:
-    for found in error.errors(include_url=False, include_input=False):
-        # Follows from another error, which is listed as well.
-        if found["type"] != "default_factory_not_called":
-            yield found
 
 
 def _line(found: Any, settings: SettingsClass) -> str:

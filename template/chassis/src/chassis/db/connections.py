@@ -15,7 +15,8 @@ from sqlalchemy.util import await_only
 
 from . import postgres
 from .errors import HOPELESS, DatabaseSettingsError, DatabaseUnavailableError
-from .settings import DatabaseSettings, read_password
+from .settings import DatabaseSettings
+from .sources import read_password
 from .urls import DatabaseTarget
 
 # How long a server that failed is asked last, and how long one stands in for another.

@@ -23,6 +23,7 @@ from .sources import (
     is_secret,
     read_dotenv_texts,
     read_environment,
+    read_password,
 )
 from .tls import SSLMode
 from .urls import (
@@ -138,7 +139,12 @@ class DatabaseSettings(BaseSettings):
     def database_warnings(self) -> tuple[str, ...]:
         """What is set and can't be honoured, a line each."""
         targets = (self._target, self._read_target, self._migration_target)
-        return tuple(dict.fromkeys(line for target in targets for line in target.warnings))
+        warnings = [line for target in targets for line in target.warnings]
+        fields = [name for name in self.model_fields_set if name.startswith("database_postgres_")]
+        if fields and (self.database_backend, self._target.backend) == (None, "sqlite"):
+            variable = f"APP_{min(fields).upper()}"
+            warnings.append(f"{variable} is not read without APP_DATABASE_BACKEND=postgres")
+        return tuple(dict.fromkeys(warnings))
 
     def describe_database(self) -> str:
         """Give one line for the log: target, the variable that chose it, pool sizes; no secret."""
@@ -291,19 +297,3 @@ class DatabaseSettings(BaseSettings):
             SecretFiles(settings_cls),
             SecretStore(settings_cls),
         )
-
-
-def read_password(file: Path) -> str:
-    """Read a password file, without the line break at its end."""
-    try:
-        password = file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError):
-        raise DatabaseSettingsError(
-            "APP_DATABASE_POSTGRES_PASSWORD_FILE: the file can't be read; "
-            "name one that exists and that this user may read"
-        ) from None
-    if not password:
-        raise DatabaseSettingsError(
-            "APP_DATABASE_POSTGRES_PASSWORD_FILE: the file is empty; write the password into it"
-        )
-    return password

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from .dotenv import DOTENV, read_dotenv
+from .errors import DatabaseSettingsError
 
 DEFAULT_SECRETS_DIR = Path("/run/secrets")
 
@@ -81,11 +82,14 @@ def read_environment(settings: SettingsClass) -> Texts:
     """
     texts: Texts = {}
     for name, text in _capitalise(settings, os.environ):
-        if texts.get(name, text) != text and name.startswith(_prefix(settings)):
+        if texts.get(name, text) != text and name.startswith(prefix_of(settings)):
             raise SettingsError(f"{name} is set twice, in capitals and not, to different values")
         texts[name] = text
-    for name in service_links(settings):
-        texts.pop(name, None)
+    for field in settings.model_fields:
+        # Somebody may have meant it for a field that takes any text.
+        if str not in _types_of(settings, field):
+            for name in filter(is_service_link, variables_of(settings, field)):
+                del texts[name]
     _refuse_quotes(settings, texts, (*QUOTES, *TYPOGRAPHIC_QUOTES), "")
     return texts
 
@@ -125,21 +129,16 @@ def read_secret_files(settings: SettingsClass, folder: Path) -> Texts:
     return {name: _read_secret(name, files[name]) for name in sorted(wanted & files.keys())}
 
 
-def service_links(settings: SettingsClass) -> Iterator[str]:
-    """Yield the variables of settings that hold what Kubernetes sets for a Service.
-
-    A field that takes any text is not one of them: somebody may have meant it.
-    """
-    for field in settings.model_fields:
-        if str not in _types_of(settings, field):
-            for name in variables_of(settings, field):
-                if is_service_link(name, os.environ.get(name, "")):
-                    yield name
+def linked_services() -> set[str]:
+    """Return how the variables start that Kubernetes sets for Services: APP_SERVER."""
+    found = (_LINK_NAME.fullmatch(name) for name in os.environ if is_service_link(name))
+    return {match[1] for match in found if match}
 
 
-def is_service_link(name: str, text: str) -> bool:
+def is_service_link(name: str) -> bool:
     """Return whether a variable is, by its shape, one that Kubernetes sets for a Service."""
-    found = _LINK_TEXT.fullmatch(text.strip()) if _LINK_NAME.fullmatch(name) else None
+    text = os.environ.get(name, "").strip()
+    found = _LINK_TEXT.fullmatch(text) if _LINK_NAME.fullmatch(name) else None
     try:
         address = ip_address(found[1]) if found else None
     except ValueError:
@@ -147,10 +146,20 @@ def is_service_link(name: str, text: str) -> bool:
     return address is not None and not (address.is_loopback or address.is_unspecified)
 
 
-def service_of_link(name: str) -> str:
-    """Return how the variables of a Service start, from the name of one that is_service_link."""
-    found = _LINK_NAME.fullmatch(name)
-    return found[1] if found else name
+def read_password(file: Path) -> str:
+    """Read a password file, without the line break at its end."""
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError):
+        raise DatabaseSettingsError(
+            "APP_DATABASE_POSTGRES_PASSWORD_FILE: the file can't be read; "
+            "name one that exists and that this user may read"
+        ) from None
+    if not password:
+        raise DatabaseSettingsError(
+            "APP_DATABASE_POSTGRES_PASSWORD_FILE: the file is empty; write the password into it"
+        )
+    return password
 
 
 def is_quoted(text: str, pairs: tuple[str, ...] = QUOTES) -> bool:
@@ -181,11 +190,12 @@ def _names_of(settings: SettingsClass, field: str) -> list[tuple[str, str, bool]
     ]
     names = [(key, key.upper(), is_json) for key, is_json in keys]
     if not names or config.get("populate_by_name") or config.get("validate_by_name"):
-        names.append((field, f"{_prefix(settings)}{field.upper()}", False))
+        names.append((field, f"{prefix_of(settings)}{field.upper()}", False))
     return names
 
 
-def _prefix(settings: SettingsClass) -> str:
+def prefix_of(settings: SettingsClass) -> str:
+    """Return how the variables of a settings class start, in capitals."""
     return settings.model_config.get("env_prefix", "").upper()
 
 
