@@ -78,7 +78,7 @@ def test_two_names_of_the_version_table_are_refused(
     ("option", "says"),
     [
         ("connection=None", "does not take connection: the database is the one of the settings"),
-        ("render_as_batch=True", "does not take render_as_batch: it is on for SQLite"),
+        ("render_as_batch=True", "does not take render_as_batch: it is always on"),
         ("target_metadata=metadata", "does not take target_metadata: the metadata is the first"),
         ("include_schema=True", "does not take include_schema: it takes .* include_schemas"),
     ],

@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -13,7 +14,7 @@ from sqlalchemy import MetaData
 
 from ..errors import DatabaseSettingsError
 from ..settings import DatabaseSettings
-from .autogenerate import render_item
+from .autogenerate import ItemRenderer, compare_type, complete_revisions
 from .schemas import add_missing_schemas
 
 if TYPE_CHECKING:
@@ -88,10 +89,14 @@ def create_environment(
     options = {
         **given,
         "target_metadata": metadata,
-        "render_as_batch": is_sqlite,
-        "render_item": _try_in_turn(given.get("render_item"), render_item),
+        # A revision is for both engines, whichever it was made on.
+        "render_as_batch": True,
+        "render_item": _try_in_turn(given.get("render_item"), ItemRenderer()),
+        "compare_type": given.get("compare_type", compare_type),
         "process_revision_directives": _run_in_turn(
-            add_missing_schemas, given.get("process_revision_directives")
+            add_missing_schemas,
+            given.get("process_revision_directives"),
+            partial(complete_revisions, tables),
         ),
         "transaction_per_migration": given.get("transaction_per_migration", False),
         "version_table": _choose("version_table", settings, given) or DEFAULT_VERSION_TABLE,
@@ -143,7 +148,7 @@ _ADVICE = {
     "url": "the database is the one of the settings",
     "dialect_name": "the database is the one of the settings",
     "target_metadata": "the metadata is the first argument, several of them as a list",
-    "render_as_batch": "it is on for SQLite and off for others",
+    "render_as_batch": "it is always on",
     "transactional_ddl": "it is on for SQLite, and as Alembic has it for others",
 }
 

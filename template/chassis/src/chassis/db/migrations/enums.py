@@ -1,0 +1,281 @@
+"""Enum types of PostgreSQL: what a revision must create, change and drop, whatever it was made on.
+
+SQLite keeps no enums: there the members are those that the earlier revisions wrote down.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from alembic.operations.ops import (
+    AddColumnOp,
+    AlterColumnOp,
+    CreateTableOp,
+    MigrateOperation,
+    MigrationScript,
+    ModifyTableOps,
+    OpContainer,
+)
+from alembic.script import ScriptDirectory
+from sqlalchemy import ARRAY, Column, DefaultClause, Enum, MetaData, inspect
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.base import PGInspector
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from .defaults import normalise_default
+from .rendering import PostgresOp, SQLiteOps
+
+if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import Script
+
+Enums = dict[str, tuple[str, ...]]
+
+_POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
+_QUOTE = _POSTGRES.identifier_preparer.quote
+_LABEL = r"'((?:[^']|'')*)'"
+_NAME = r"""((?:"(?:[^"]|"")+"|\w+)(?:\.(?:"(?:[^"]|"")+"|\w+))?)"""
+_CREATE = re.compile(rf"CREATE TYPE {_NAME} AS ENUM \((.*)\)", re.IGNORECASE | re.DOTALL)
+_ADD = re.compile(
+    rf"ALTER TYPE {_NAME} ADD VALUE (?:IF NOT EXISTS )?{_LABEL}(?: (BEFORE|AFTER) {_LABEL})?",
+    re.IGNORECASE,
+)
+_RENAME = re.compile(rf"ALTER TYPE {_NAME} RENAME TO {_NAME}", re.IGNORECASE)
+_DROP = re.compile(rf"DROP TYPE (?:IF EXISTS )?{_NAME}", re.IGNORECASE)
+
+
+def add_enum_steps(script: MigrationScript, metadata: Iterable[MetaData], before: Enums) -> None:
+    """Put the statements that make the enums as the models have them around the other steps."""
+    after: Enums = {}
+    columns: dict[str, list[Column[Any]]] = {}
+    for column in _columns_of(metadata):
+        for enum in find_enums(column.type):
+            name = _qualified(enum.schema, enum.name or "")
+            after[name] = tuple(enum.enums)
+            columns.setdefault(name, []).append(column)
+    first, last = script.upgrade_ops_list[0].ops, script.downgrade_ops_list[-1].ops
+    made = set(_made_columns(first))
+    if new := sorted(after.keys() - before.keys()):
+        first.insert(0, PostgresOp(_create(name, after[name]) for name in new))
+        last.append(PostgresOp(f"DROP TYPE {name}" for name in new))
+    for name in sorted(after.keys() & before.keys()):
+        if before[name] != after[name]:
+            kept = [column for column in columns[name] if _place(column) not in made]
+            first[:0] = _change(name, before[name], after[name], kept)
+            last.extend(_change(name, after[name], before[name], kept))
+
+
+def _columns_of(metadata: Iterable[MetaData]) -> Iterator[Column[Any]]:
+    for table in (table for one in metadata for table in one.sorted_tables):
+        yield from table.columns
+
+
+def _made_columns(steps: Iterable[MigrateOperation]) -> Iterator[tuple[str | None, str, str]]:
+    for step in steps:
+        if isinstance(step, OpContainer):
+            yield from _made_columns(step.ops)
+        elif isinstance(step, AddColumnOp):
+            yield step.schema, step.table_name, step.column.name
+        elif isinstance(step, CreateTableOp):
+            for item in step.columns:
+                if isinstance(item, Column):
+                    yield step.schema, step.table_name, item.name
+
+
+def _place(column: Column[Any]) -> tuple[str | None, str, str]:
+    return column.table.schema, column.table.name, column.name
+
+
+def is_known_enum(context: "MigrationContext", kind: TypeEngine[Any]) -> bool:
+    """Return whether a type is an enum that exists, so that its members are compared elsewhere."""
+    names = [_qualified(enum.schema, enum.name or "") for enum in find_enums(kind)]
+    return bool(names) and read_enums(context).keys() >= set(names)
+
+
+def find_enums(kind: TypeEngine[Any]) -> Iterator[postgresql.ENUM]:
+    """Yield the enum that a type is on PostgreSQL, or is a list of."""
+    found = kind.dialect_impl(_POSTGRES)
+    if isinstance(found, TypeDecorator):
+        found = found.load_dialect_impl(_POSTGRES).dialect_impl(_POSTGRES)
+    if isinstance(found, ARRAY):
+        yield from find_enums(found.item_type)
+    elif isinstance(found, postgresql.ENUM) and found.name:
+        yield found
+
+
+def read_enums(context: "MigrationContext") -> Enums:
+    """Return the enum types as they are: in PostgreSQL itself, else as the revisions left them."""
+    connection = context.connection
+    if connection is None or connection.dialect.name != "postgresql":
+        return replay_enums(Path(script.path) for script in _oldest_first(context))
+    default = connection.dialect.default_schema_name
+    inspector = cast(PGInspector, inspect(connection))
+    return {
+        _qualified(enum["schema"] if enum["schema"] != default else None, enum["name"]): tuple(
+            enum["labels"]
+        )
+        for enum in inspector.get_enums(schema="*")
+    }
+
+
+def _oldest_first(context: "MigrationContext") -> "list[Script]":
+    if context.config is None:
+        return []
+    return list(reversed(list(ScriptDirectory.from_config(context.config).walk_revisions())))
+
+
+def replay_enums(files: Iterable[Path]) -> Enums:
+    """Return the enum types that the `upgrade` of revisions leave behind, by their text."""
+    enums: Enums = {}
+    for file in files:
+        for node in _parse(file, file.stat().st_mtime_ns).body:
+            if isinstance(node, ast.FunctionDef) and node.name == "upgrade":
+                _replay(node, enums)
+    return enums
+
+
+@cache
+def _parse(file: Path, changed_at: int) -> ast.Module:
+    return ast.parse(file.read_bytes())
+
+
+def _replay(function: ast.FunctionDef, enums: Enums) -> None:
+    for node in _in_order(function):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            _replay_statement(node.value.strip(), enums)
+        elif isinstance(node, ast.Call) and (found := _declared_enum(node)):
+            enums.setdefault(*found)
+
+
+def _in_order(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _in_order(child)
+
+
+def _replay_statement(statement: str, enums: Enums) -> None:
+    if match := _CREATE.match(statement):
+        enums[match[1]] = tuple(_unquoted(label) for label in re.findall(_LABEL, match[2]))
+    elif match := _ADD.match(statement):
+        labels = list(enums.get(match[1], ()))
+        where = len(labels)
+        if match[3] and _unquoted(match[4]) in labels:
+            where = labels.index(_unquoted(match[4])) + (match[3].upper() == "AFTER")
+        if _unquoted(match[2]) not in labels:
+            labels.insert(where, _unquoted(match[2]))
+        enums[match[1]] = tuple(labels)
+    elif match := _RENAME.match(statement):
+        enums[match[2]] = enums.pop(match[1], ())
+    elif match := _DROP.match(statement):
+        enums.pop(match[1], None)
+
+
+def _declared_enum(call: ast.Call) -> tuple[str, tuple[str, ...]] | None:
+    """Return the enum that Alembic's own text of a column creates with its table."""
+    if ast.unparse(call.func).rpartition(".")[2].lower() != "enum":
+        return None
+    given: dict[str | None, Any] = {
+        keyword.arg: keyword.value.value
+        for keyword in call.keywords
+        if isinstance(keyword.value, ast.Constant)
+    }
+    labels = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
+    if "name" not in given or given.get("native_enum") is False or "create_type" in given:
+        return None
+    return _qualified(given.get("schema"), given["name"]), tuple(map(str, labels))
+
+
+def _change(
+    name: str, old: tuple[str, ...], new: tuple[str, ...], columns: list[Column[Any]]
+) -> Iterator[MigrateOperation]:
+    """Yield what changes the members, and on SQLite what a column says of them."""
+    difference = ("modify_enum", name, old, new)
+    if [label for label in new if label in old] == list(old):
+        statements = [_add(name, old, new, at) for at, label in enumerate(new) if label not in old]
+        # A member can be used once the transaction that added it has ended.
+        yield PostgresOp(statements, autocommit=True, difference=difference)
+    else:
+        yield PostgresOp(_remake(name, new, columns), difference=difference)
+    for column in columns:
+        if isinstance(column.type, Enum) and (
+            column.type.create_constraint or _length(old) != _length(new)
+        ):
+            yield SQLiteOps([_alter_type(column, column.type, old, new)])
+
+
+def _remake(name: str, new: tuple[str, ...], columns: list[Column[Any]]) -> Iterator[str]:
+    """Yield what makes a type anew, as a member can't be removed."""
+    schema, dot, plain = name.rpartition(".")
+    aside = _QUOTE(f"{plain.strip(chr(34))}_before")
+    yield f"ALTER TYPE {name} RENAME TO {aside}"
+    yield _create(name, new)
+    for column in columns:
+        yield from _convert(column, name)
+    yield f"DROP TYPE {schema}{dot}{aside}"
+
+
+def _alter_type(
+    column: Column[Any], kind: Enum, old: tuple[str, ...], new: tuple[str, ...]
+) -> ModifyTableOps:
+    before, after = (
+        Enum(*labels, name=kind.name, create_constraint=kind.create_constraint)
+        for labels in (old, new)
+    )
+    table = column.table
+    step = AlterColumnOp(
+        table.name,
+        column.name,
+        schema=table.schema,
+        existing_type=before,
+        modify_type=after,
+        existing_nullable=column.nullable,
+        existing_server_default=column.server_default or False,
+    )
+    return ModifyTableOps(table.name, [step], schema=table.schema)
+
+
+def _length(labels: tuple[str, ...]) -> int:
+    return max(map(len, labels), default=0)
+
+
+def _convert(column: Column[Any], name: str) -> Iterator[str]:
+    """Yield what gives a column the type that now has the name; its default has the old one."""
+    field = _QUOTE(column.name)
+    alter = f"ALTER TABLE {_qualified(column.table.schema, column.table.name)} ALTER COLUMN {field}"
+    array = "[]" if isinstance(column.type.dialect_impl(_POSTGRES), ARRAY) else ""
+    default = column.server_default
+    if isinstance(default, DefaultClause):
+        yield f"{alter} DROP DEFAULT"
+    yield f"{alter} TYPE {name}{array} USING {field}::text{array}::{name}{array}"
+    if isinstance(default, DefaultClause):
+        value = default.arg
+        text = _literal(value) if isinstance(value, str) else normalise_default(value)
+        yield f"{alter} SET DEFAULT {text}"
+
+
+def _create(name: str, labels: tuple[str, ...]) -> str:
+    return f"CREATE TYPE {name} AS ENUM ({', '.join(map(_literal, labels))})"
+
+
+def _add(name: str, old: tuple[str, ...], new: tuple[str, ...], index: int) -> str:
+    place = ""
+    if index:
+        place = f" AFTER {_literal(new[index - 1])}"
+    elif old:
+        place = f" BEFORE {_literal(old[0])}"
+    return f"ALTER TYPE {name} ADD VALUE IF NOT EXISTS {_literal(new[index])}{place}"
+
+
+def _qualified(schema: str | None, name: str) -> str:
+    return f"{_QUOTE(schema)}.{_QUOTE(name)}" if schema else _QUOTE(name)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _unquoted(text: str) -> str:
+    return text.replace("''", "'")
