@@ -35,7 +35,7 @@ from .db.migrations.revisions import (
     read_code_revisions,
 )
 from .db.migrations.upgrade import alembic_config, find_head
-from .db.postgres import uses_pgbouncer
+from .db.postgres import ENCODING_ADVICE, encoding_warning, uses_pgbouncer
 from .db.sources import variables_of
 from .db.sqlite import version_warning
 from .db.urls import DatabaseTarget
@@ -187,6 +187,7 @@ async def _connection_findings(
                     yield finding
             if target.backend == "postgres":
                 yield await _server_finding(connection, subject)
+                yield await _encoding_finding(connection, f"{subject}, encoding")
                 yield await _tls_finding(connection, target, f"{subject}, TLS")
     finally:
         await engine.dispose()
@@ -215,6 +216,14 @@ async def _server_finding(connection: AsyncConnection, subject: str) -> Finding:
         advice = "name the primary, or all servers with commas between"
         return Finding("problem", subject, f"{says}, which refuses writes", advice)
     return Finding("ok", subject, says)
+
+
+async def _encoding_finding(connection: AsyncConnection, subject: str) -> Finding:
+    encoding = await connection.scalar(text("SHOW server_encoding"))
+    if (warning := encoding_warning(encoding)) is None:
+        return Finding("ok", subject, encoding)
+    level: Level = "problem" if encoding == "SQL_ASCII" else "warning"
+    return Finding(level, subject, warning, ENCODING_ADVICE)
 
 
 async def _tls_finding(

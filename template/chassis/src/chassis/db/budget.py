@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from . import sqlite
 from .engine import create_probe_engine
-from .postgres import uses_pgbouncer
+from .postgres import ENCODING_ADVICE, encoding_warning, uses_pgbouncer
 from .settings import DatabaseSettings
 from .urls import DatabaseTarget
 
@@ -23,7 +23,7 @@ _ALLOWED = text("""
         - coalesce(current_setting('reserved_connections', true)::int, 0),
         nullif(rolconnlimit, -1),
         nullif(datconnlimit, -1)
-    )
+    ), current_setting('server_encoding')
     FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()
 """)
 _PROCESS = text("SELECT pg_backend_pid()")
@@ -37,6 +37,7 @@ class Budget:
     needed: int
     allowed: int
     pooled: bool
+    encoding: str
 
     @property
     def fits(self) -> bool:
@@ -83,16 +84,18 @@ async def ask_budget(settings: DatabaseSettings, target: DatabaseTarget, needed:
     engine = create_probe_engine(cautious, target, pool_size=2)
     try:
         async with engine.connect() as one, engine.connect() as other:
-            allowed = (await one.execute(_ALLOWED)).scalar_one()
+            allowed, encoding = (await one.execute(_ALLOWED)).one()
             seen = [(await one.scalar(_PROCESS), await other.scalar(_PROCESS)) for _ in range(3)]
     finally:
         await engine.dispose()
     pooled = len(set(seen)) > 1 or len(set(seen[0])) == 1
-    return Budget(target, needed, allowed, pooled)
+    return Budget(target, needed, allowed, pooled, encoding)
 
 
 def _log(settings: DatabaseSettings, budget: Budget) -> None:
     where = budget.target.masked
+    if warning := encoding_warning(budget.encoding):
+        logger.warning("%s: %s; %s", where, warning, ENCODING_ADVICE)
     if budget.pooled and not uses_pgbouncer(settings, budget.target):
         logger.warning(
             "%s is behind a transaction pooler, which breaks prepared statements: "

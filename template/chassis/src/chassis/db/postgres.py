@@ -19,6 +19,7 @@ from .urls import DatabaseTarget
 POOLER_ADVICE = (
     "behind a pooler (PgBouncer) set APP_DATABASE_PGBOUNCER=true, and options not in the URL"
 )
+ENCODING_ADVICE = "move the data to a database WITH ENCODING 'UTF8' TEMPLATE template0"
 # A read session is read-only on every server, which is not what these ask about.
 _ASKED_OF_THE_SERVER = {"read-write": "primary", "read-only": "standby"}
 
@@ -52,11 +53,22 @@ def psycopg_arguments(
     timeout = _milliseconds(lock_timeout_seconds)
     options = f"-c lock_timeout={timeout} {arguments.get('options', '')}".strip()
     defaults: dict[str, Any] = {
-        "connect_timeout": _whole(settings.database_connect_timeout_seconds)
+        "connect_timeout": _whole(settings.database_connect_timeout_seconds),
+        # As asyncpg asks for; else text of a database in SQL_ASCII is bytes.
+        "client_encoding": "UTF8",
     }
     if settings.database_application_name:
         defaults["application_name"] = settings.database_application_name
     return defaults | arguments | {"options": options}
+
+
+def encoding_warning(encoding: str) -> str | None:
+    """Return why a database of this encoding is not right for a service; None for UTF8."""
+    if encoding == "UTF8":
+        return None
+    if encoding == "SQL_ASCII":
+        return "the database's encoding is SQL_ASCII, which takes bytes that are no text at all"
+    return f"the database's encoding is {encoding}, and text that it lacks is refused"
 
 
 def uses_pgbouncer(settings: DatabaseSettings, target: DatabaseTarget) -> bool:

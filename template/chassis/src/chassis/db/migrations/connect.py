@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, pool, text
 from sqlalchemy.exc import DatabaseError, DBAPIError
@@ -122,7 +123,17 @@ def connect(engine: Engine, target: DatabaseTarget) -> Iterator[Connection]:
             raise DatabaseSettingsError(_POOLER) from error
         raise connections.unavailable(target, error) from error
     with connection:
+        if connection.dialect.name == "postgresql":
+            _refuse_bytes(connection, target)
         yield connection
+
+
+def _refuse_bytes(connection: Connection, target: DatabaseTarget) -> None:
+    driver: Any = connection.connection.driver_connection
+    encoding = driver.info.parameter_status("server_encoding")
+    if encoding == "SQL_ASCII":
+        warning = postgres.encoding_warning(encoding)
+        raise DatabaseSettingsError(f"{target.chosen_by}: {warning}; {postgres.ENCODING_ADVICE}")
 
 
 def _refuse_named_pooler(settings: DatabaseSettings) -> None:
