@@ -63,8 +63,8 @@ class Ledger:
 
 
 @contextmanager
-def served(folder: Path, **variables: str) -> Iterator[Ledger]:
-    """Serve the ledger until the block ends."""
+def served(folder: Path, *through: str, **variables: str) -> Iterator[Ledger]:
+    """Serve the ledger until the block ends; `through` is a program that runs the service."""
     port, log = free_port(), folder / "ledger.log"
     given = {
         **os.environ,
@@ -75,7 +75,7 @@ def served(folder: Path, **variables: str) -> Iterator[Ledger]:
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE],
+            [*through, sys.executable, "-c", SERVE],
             env=given,
             cwd=folder,
             stdout=output,

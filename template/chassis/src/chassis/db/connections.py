@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy.util import await_only
 
 from . import postgres
 from .errors import HOPELESS, DatabaseSettingsError, DatabaseUnavailableError
+from .hostnames import HostNames, ResolvingLoop, call_in_daemon_thread, is_address
 from .settings import DatabaseSettings
 from .sources import read_password
 from .urls import DatabaseTarget
@@ -22,6 +24,8 @@ from .urls import DatabaseTarget
 # How long a server that failed is asked last, and how long one stands in for another.
 AWAY_SECONDS = 15.0
 _STANDS_IN_SINCE = "chassis_stands_in_since"
+# Of the process: engines share their lookups.
+_NAMES = HostNames()
 
 Password = Callable[[], str]
 
@@ -37,6 +41,7 @@ class Server:
     password: Password | None = None
     stands_in: bool = False
     failed_at: float = field(default=float("-inf"))
+    fetching: Future[str] | None = None
 
 
 def servers_of(
@@ -79,7 +84,8 @@ def connect_in_turn(engine: Engine, target: DatabaseTarget, servers: Sequence[Se
         now = time.monotonic()
         for server in sorted(servers, key=lambda one: one.failed_at > now - AWAY_SECONDS):
             try:
-                connection = dialect.connect(**server.arguments | _fresh_password(server))
+                fresh = _resolve_names(server) | _fetch_password(server)
+                connection = dialect.connect(**server.arguments | fresh)
             except (DatabaseSettingsError, DatabaseUnavailableError):
                 raise
             except Exception as error:
@@ -168,12 +174,19 @@ def password_of(
     return fetch
 
 
-def _fresh_password(server: Server) -> dict[str, str]:
+def _resolve_names(server: Server) -> dict[str, Any]:
+    """Make the driver find its host without the event loop's own threads."""
+    return {} if is_address(server.arguments["host"]) else {"loop": ResolvingLoop(_NAMES)}
+
+
+def _fetch_password(server: Server) -> dict[str, str]:
     """Fetch it in a thread, within the connect timeout: others' requests must not wait for it."""
     if server.password is None:
         return {}
-    fetched = asyncio.wait_for(asyncio.to_thread(server.password), server.arguments["timeout"])
-    return {"password": await_only(fetched)}
+    if server.fetching is None or server.fetching.done():
+        server.fetching = call_in_daemon_thread(server.password)
+    fetched = asyncio.wrap_future(server.fetching)
+    return {"password": await_only(asyncio.wait_for(fetched, server.arguments["timeout"]))}
 
 
 def _load(name: str) -> Callable[[str, int, str], object]:

@@ -1,0 +1,131 @@
+"""Names of hosts, looked up so that a silent resolver holds up neither requests nor the end.
+
+The system's lookup can't be cancelled and may take a minute. Event loops run it in a few threads,
+where abandoned lookups queue up, and which the process waits for when it ends.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
+from ipaddress import ip_address
+from ssl import SSLError
+from threading import Lock, Thread
+from typing import Any, TypeVar
+
+# How long an answer is used without asking again; a name that leads elsewhere is noticed as fast.
+KEPT_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+def call_in_daemon_thread(function: Callable[[], T]) -> Future[T]:
+    """Begin a call that may never return; the process does not wait for it when it ends."""
+    future: Future[T] = Future()
+    # It can't be cancelled any more, so that one who gives up takes it from nobody else.
+    future.set_running_or_notify_cancel()
+
+    def call() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    Thread(target=copy_context().run, args=(call,), daemon=True).start()
+    return future
+
+
+class HostNames:
+    """The addresses of names: one lookup at a time for each, whoever asks."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lookups: dict[str, Future[list[str]]] = {}
+        self._answers: dict[str, tuple[float, list[str]]] = {}
+
+    async def find_addresses(self, name: str) -> list[str]:
+        """Return the addresses of a name, in the system's order. Raises OSError."""
+        answered, addresses = self._answers.get(name, (float("-inf"), []))
+        if time.monotonic() - answered < KEPT_SECONDS:
+            return addresses
+        return await asyncio.wrap_future(self._join_lookup(name))
+
+    def forget(self, name: str) -> None:
+        """Look a name up anew the next time, as nothing answers at its addresses."""
+        self._answers.pop(name, None)
+
+    def _join_lookup(self, name: str) -> Future[list[str]]:
+        with self._lock:
+            if name not in self._lookups:
+                self._lookups[name] = call_in_daemon_thread(partial(self._look_up, name))
+            return self._lookups[name]
+
+    def _look_up(self, name: str) -> list[str]:
+        try:
+            found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+            self._answers[name] = (time.monotonic(), addresses)
+            return addresses
+        finally:
+            with self._lock:
+                del self._lookups[name]
+
+
+class ResolvingLoop:
+    """The running event loop, but for a connection to a name, which goes to an address of it.
+
+    For a driver that takes a loop and connects by it. The name stays the one that TLS verifies.
+    """
+
+    def __init__(self, names: HostNames) -> None:
+        self._names = names
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def __eq__(self, other: object) -> bool:
+        # `asyncio.current_task` looks a task up by its loop.
+        return other is self or other is self._loop
+
+    def __hash__(self) -> int:
+        return hash(self._loop)
+
+    async def create_connection(
+        self,
+        factory: Callable[[], Any],
+        host: Any = None,
+        port: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Connect to the first address of a name that takes a connection."""
+        if host is None or is_address(host):
+            return await self._loop.create_connection(factory, host, port, **options)
+        if options.get("ssl"):
+            options.setdefault("server_hostname", host)
+        failure: OSError | None = None
+        for address in await self._names.find_addresses(host):
+            try:
+                return await self._loop.create_connection(factory, address, port, **options)
+            except SSLError:
+                raise
+            except OSError as error:
+                failure = failure or error
+        self._names.forget(host)
+        raise failure or OSError(f"{host} has no address")
+
+
+def is_address(host: str) -> bool:
+    """Return whether there is nothing to look up: an address, or the folder of a socket."""
+    if host.startswith("/"):
+        return True
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
