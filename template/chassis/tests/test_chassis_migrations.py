@@ -18,12 +18,25 @@ from chassis_logins import administered
 from chassis_relay import relayed
 from chassis_stock import changed, only_on
 from pydantic import SecretStr
-from sqlalchemy import Column, Integer, MetaData, NullPool, Table, create_engine, inspect, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    MetaData,
+    NullPool,
+    SmallInteger,
+    Table,
+    create_engine,
+    insert,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.engine import Row
 
 from chassis import ChassisSettings
 from chassis.db import Base, DatabaseSettings, DatabaseUnavailableError
-from chassis.db.migrations.connect import wait_for_database
+from chassis.db.migrations.connect import open_connection, wait_for_database
 from chassis.db.migrations.lock import LOCK_KEY
 from chassis.db.migrations.revisions import UnknownRevisionError
 from chassis.db.migrations.upgrade import downgrade, upgrade
@@ -109,6 +122,37 @@ def test_a_generated_revision_names_no_class_of_the_chassis(
     assert "sa.DateTime(timezone=True)" in script
     assert "JSONB" in script
     assert "from sqlalchemy.dialects import postgresql" in script
+
+
+def test_keys_of_any_width_count_by_themselves(depot: Depot, settings: ChassisSettings) -> None:
+    metadata = MetaData(naming_convention=Base.metadata.naming_convention)
+    big = Table("big", metadata, Column("id", BigInteger, primary_key=True), Column("n", Integer))
+    small = Table("small", metadata, Column("id", SmallInteger, primary_key=True))
+    depot.add(
+        "1",
+        "op.create_table('big', sa.Column('id', sa.BigInteger(), primary_key=True), "
+        "sa.Column('n', sa.Integer()))\n"
+        "    op.create_table('small', sa.Column('id', sa.SmallInteger(), primary_key=True))",
+    )
+
+    upgrade(depot.package, settings)
+    command.check(depot.config(settings, metadata))
+    with open_connection(settings) as connection:
+        assert connection.scalar(insert(big).values(n=1).returning(big.c.id)) == 1
+        connection.execute(insert(big), [{"n": 2}, {"n": 3}])
+        assert connection.scalars(select(big.c.id).order_by(big.c.id)).all() == [1, 2, 3]
+        assert connection.scalar(insert(small).returning(small.c.id)) == 1
+
+
+def test_sql_for_sqlite_has_keys_that_count(
+    depot: Depot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = DatabaseSettings(database_sqlite_path=tmp_path / "app.db")
+    depot.add("1", "op.create_table('big', sa.Column('id', sa.BigInteger(), primary_key=True))")
+
+    command.upgrade(depot.config(settings, MetaData()), "head", sql=True)
+
+    assert "id INTEGER NOT NULL" in capsys.readouterr().out
 
 
 def test_a_model_without_a_migration_is_found(depot: Depot, settings: ChassisSettings) -> None:

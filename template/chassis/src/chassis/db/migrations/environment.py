@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
 from .. import sqlite
+from ..dialects import with_chassis_types
 from ..errors import DatabaseUnavailableError
 from ..settings import DatabaseSettings
 from ..urls import DatabaseTarget
@@ -66,7 +67,9 @@ def _run(context: Any, settings: DatabaseSettings, environment: MigrationEnviron
 
 def _print_sql(context: Any, settings: DatabaseSettings, environment: MigrationEnvironment) -> None:
     context.configure(
-        dialect_name=settings.database_migration_target.migration()[0].get_backend_name(),
+        dialect_name=with_chassis_types(
+            settings.database_migration_target.migration()[0]
+        ).drivername,
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
         **environment.options,
