@@ -106,8 +106,8 @@ class Depot:
         (self.versions / f"{name}.py").write_text(script, encoding="utf-8")
         self._head = name
 
-    def branch_from(self, name: str) -> None:
-        """Let the next revision come after this one."""
+    def branch_from(self, name: str | None) -> None:
+        """Let the next revision come after this one, or be the first."""
         self._head = name
 
     def forget(self, name: str) -> None:
@@ -130,4 +130,5 @@ def written(folder: Path) -> Iterator[Depot]:
         yield depot
     finally:
         sys.path.remove(str(folder))
-        sys.modules.pop(depot.package, None)
+        for name in [name for name in sys.modules if name.split(".")[0] == depot.package]:
+            del sys.modules[name]

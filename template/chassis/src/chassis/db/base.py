@@ -19,6 +19,14 @@ NAMING_CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+# What PostgreSQL itself calls a constraint without a name, for a schema that is older than the
+# chassis; https://www.postgresql.org/docs/current/sql-createtable.html has no more than examples.
+POSTGRES_NAMES = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    "pk": "%(table_name)s_pkey",
+}
 
 
 class UTCDateTime(TypeDecorator[datetime]):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from ..errors import DatabaseSettingsError, DatabaseUnavailableError
-from .revisions import UnknownRevisionError
+from .revisions import UnknownRevisionError, UnversionedDatabaseError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -35,7 +35,12 @@ def end_in_one_line(config: "Config") -> Iterator[None]:
         _exit(SETTINGS_WRONG, _describe(error))
     except DatabaseSettingsError as error:
         _exit(SETTINGS_WRONG, str(error))
-    except (DatabaseUnavailableError, UnknownRevisionError, CommandError) as error:
+    except (
+        DatabaseUnavailableError,
+        UnknownRevisionError,
+        UnversionedDatabaseError,
+        CommandError,
+    ) as error:
         _exit(OPERATION_FAILED, str(error))
 
 

@@ -26,7 +26,13 @@ from .indexes import describe_invalid_indexes
 from .lock import hold_lock
 from .options import RECORDER, MigrationEnvironment, MigrationOptions, create_environment
 from .rebuild import preserve_rebuilt_tables
-from .revisions import UnknownRevisionError, code_revisions
+from .revisions import (
+    UnknownRevisionError,
+    UnversionedDatabaseError,
+    code_revisions,
+    has_any_table,
+    is_existing_table,
+)
 from .schemas import create_schema
 
 logger = logging.getLogger(__name__)
@@ -116,10 +122,18 @@ def _migrate(
 def _run_revisions(context: Any, connection: Connection, environment: MigrationEnvironment) -> None:
     from alembic.util import CommandError
 
+    current = context.get_context().get_current_heads()
+    is_unversioned = not current and has_any_table(connection, environment.tables)
     try:
         context.run_migrations()
     except CommandError as error:
-        _explain_unknown_revision(context, connection, environment, error)
+        state = code_revisions(context.script, environment).judge(connection, current)
+        if state.age in ("newer", "foreign"):
+            raise UnknownRevisionError(state) from error
+        raise
+    except DBAPIError as error:
+        if is_unversioned and is_existing_table(error):
+            raise UnversionedDatabaseError from error
         raise
 
 
@@ -128,15 +142,6 @@ def _warn_of_invalid_indexes(engine: Engine, target: DatabaseTarget) -> None:
     with suppress(DatabaseUnavailableError, DBAPIError), connect(engine, target) as connection:
         for fault, cure in describe_invalid_indexes(connection):
             logger.warning("%s; %s", fault, cure)
-
-
-def _explain_unknown_revision(
-    context: Any, connection: Connection, environment: MigrationEnvironment, error: Exception
-) -> None:
-    current = context.get_context().get_current_heads()
-    state = code_revisions(context.script, environment).judge(connection, current)
-    if state.age in ("newer", "foreign"):
-        raise UnknownRevisionError(state) from error
 
 
 def _back_up(context: Any, connection: Connection, target: DatabaseTarget) -> None:

@@ -26,6 +26,9 @@ RECORDER = "chassis_recorder"
 _ONE_AT_A_TIME = Lock()
 
 
+TableName = tuple[str | None, str]
+
+
 class MigrationOptions(TypedDict, total=False):
     """What `run_migrations` passes to Alembic's `context.configure`."""
 
@@ -68,6 +71,12 @@ class MigrationEnvironment:
         """What the service has called after each revision."""
         given = self.options.get("on_version_apply", ())
         return (given,) if callable(given) else tuple(given)
+
+    @property
+    def tables(self) -> frozenset[TableName]:
+        """The schema and name of each table of the models."""
+        found = [table for one in self.metadata for table in one.tables.values()]
+        return frozenset((table.schema, table.name) for table in found)
 
     @property
     def schemas(self) -> frozenset[str]:

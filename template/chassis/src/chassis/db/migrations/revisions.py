@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import sqlstate
 from ..settings import DatabaseSettings
-from .options import MigrationEnvironment, read_environment
+from .options import MigrationEnvironment, TableName, read_environment
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -18,7 +18,7 @@ OTHER_DATABASE_ADVICE = (
     "it is another service's: name another database (APP_DATABASE_URL), or, if both are to share "
     "it, a version table of your own (APP_ALEMBIC_VERSION_TABLE)"
 )
-_UNDEFINED_TABLE = "42P01"
+_UNDEFINED_TABLE, _DUPLICATE_TABLE = "42P01", "42P07"
 
 Age = Literal["current", "behind", "newer", "foreign"]
 
@@ -67,19 +67,29 @@ class UnknownRevisionError(Exception):
         self.state = state
 
 
+class UnversionedDatabaseError(Exception):
+    """The database has tables of the code, and no revision."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database has tables of the code and no revision, so that migrations can't make "
+            "them: where its schema is that of a revision, say so by alembic stamp REVISION"
+        )
+
+
 @dataclass(frozen=True)
 class CodeRevisions:
     """The revisions and tables of a service's code."""
 
     heads: frozenset[str]
     known: frozenset[str]
-    tables: frozenset[tuple[str | None, str]]
+    tables: frozenset[TableName]
     version_table: str
     version_table_schema: str | None
 
     def compare(self, connection: Connection) -> SchemaState:
         """Compare a database with the code; its tables are read only if its revision is unknown."""
-        return self.judge(connection, self._ask(connection))
+        return self.judge(connection, self._read_revisions(connection))
 
     def judge(self, connection: Connection, revisions: Collection[str]) -> SchemaState:
         """Compare revisions of a database with the code's."""
@@ -88,9 +98,10 @@ class CodeRevisions:
             return SchemaState("current", found)
         if found <= self.known:
             return SchemaState("behind", found)
-        return SchemaState("foreign" if self._is_foreign(connection) else "newer", found)
+        is_foreign = bool(self.tables) and not has_any_table(connection, self.tables)
+        return SchemaState("foreign" if is_foreign else "newer", found)
 
-    def _ask(self, connection: Connection) -> list[str]:
+    def _read_revisions(self, connection: Connection) -> list[str]:
         source = table(self.version_table, schema=self.version_table_schema)
         query = select(literal_column("version_num", String)).select_from(source)
         try:
@@ -99,14 +110,6 @@ class CodeRevisions:
             if _is_missing_table(error):
                 return []
             raise
-
-    def _is_foreign(self, connection: Connection) -> bool:
-        if not self.tables:
-            return False
-        inspector = inspect(connection)
-        schemas = {schema for schema, _ in self.tables}
-        found = {(schema, name) for schema in schemas for name in inspector.get_table_names(schema)}
-        return self.tables.isdisjoint(found)
 
 
 def read_code_revisions(package: str, settings: DatabaseSettings) -> CodeRevisions:
@@ -124,14 +127,23 @@ def code_revisions(scripts: "ScriptDirectory", environment: MigrationEnvironment
     return CodeRevisions(
         heads=frozenset(scripts.get_heads()),
         known=frozenset(script.revision for script in scripts.walk_revisions()),
-        tables=frozenset(
-            (table.schema, table.name)
-            for metadata in environment.metadata
-            for table in metadata.tables.values()
-        ),
+        tables=environment.tables,
         version_table=environment.version_table,
         version_table_schema=environment.version_table_schema,
     )
+
+
+def has_any_table(connection: Connection, tables: Collection[TableName]) -> bool:
+    """Return whether one of the tables is in a database."""
+    inspector = inspect(connection)
+    schemas = {schema for schema, _ in tables}
+    found = {(schema, name) for schema in schemas for name in inspector.get_table_names(schema)}
+    return not found.isdisjoint(tables)
+
+
+def is_existing_table(error: DBAPIError) -> bool:
+    """Return whether a table was to be made that is there."""
+    return sqlstate(error) == _DUPLICATE_TABLE or "already exists" in str(error.orig)
 
 
 def _is_missing_table(error: DBAPIError) -> bool:
