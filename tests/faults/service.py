@@ -25,7 +25,7 @@ STARTS_WITHIN_SECONDS = 120
 SERVE = """
 from chassis import ChassisSettings
 from chassis.server import run
-run("ledger:create_ledger", ChassisSettings())
+run("{app}", ChassisSettings())
 """
 
 
@@ -63,8 +63,13 @@ class Ledger:
 
 
 @contextmanager
-def served(folder: Path, *through: str, **variables: str) -> Iterator[Ledger]:
-    """Serve the ledger until the block ends; `through` is a program that runs the service."""
+def served(
+    folder: Path, *through: str, app: str = "ledger:create_ledger", **variables: str
+) -> Iterator[Ledger]:
+    """Serve the ledger, or another application, until the block ends.
+
+    `through` is a program that runs the service.
+    """
     port, log = free_port(), folder / "ledger.log"
     given = {
         **os.environ,
@@ -75,7 +80,7 @@ def served(folder: Path, *through: str, **variables: str) -> Iterator[Ledger]:
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*through, sys.executable, "-c", SERVE],
+            [*through, sys.executable, "-c", SERVE.format(app=app)],
             env=given,
             cwd=folder,
             stdout=output,

@@ -191,7 +191,7 @@ async def test_a_request_is_in_flight_until_it_is_answered(settings: ChassisSett
         await service.wait_for(lambda now: now["http_requests_in_flight"] == 1)
 
 
-@pytest.mark.parametrize(("route", "status"), [("wait", 499), ("parts", 200)])
+@pytest.mark.parametrize(("route", "status"), [("wait", 503), ("parts", 200)])
 async def test_a_request_that_was_cancelled_is_no_longer_in_flight(
     settings: ChassisSettings, route: str, status: int
 ) -> None:

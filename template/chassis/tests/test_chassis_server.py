@@ -227,7 +227,8 @@ def test_a_request_that_takes_too_long_is_cut_off() -> None:
         running.handle(signal.SIGTERM)
         running.thread.join(10)
         assert not running.thread.is_alive()
-        assert slow.result().status_code == 500
+        assert slow.result().status_code == 503
+        assert slow.result().headers["content-type"] == "application/problem+json"
 
 
 def test_a_worker_that_dies_is_replaced_and_none_outlives_the_service() -> None:

@@ -10,7 +10,7 @@ from .settings import Settings
 
 async def get_settings(connection: HTTPConnection) -> Settings:
     """Return the settings that the service was made with."""
-    settings: Settings = connection.app.state.settings
+    settings: Settings = connection.scope["chassis"].settings
     return settings
 
 

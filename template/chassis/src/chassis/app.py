@@ -3,15 +3,20 @@
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import iter_route_contexts
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
 from .db.health import DatabaseProbe
 from .db.session import open_sessions
 from .errors import add_error_handlers
 from .health import add_health_routes, add_readiness_check
+from .loop_watch import watch_event_loop
 from .middleware import RequestMiddleware
 from .openapi import describe_problems, operation_id
 from .settings import ChassisSettings
@@ -63,11 +68,20 @@ class _Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Put the chassis's middleware around everything, the handler of the last resort too."""
         settings: ChassisSettings = self.state.settings
+        _adopt_mounted(self.routes, "")
         app = super().build_middleware_stack()
         if settings.http_cors_origins:
             app = _allow_origins(app, settings)
         trace = None if self.tracing is None else self.tracing.traceparent
         return RequestMiddleware(app, settings, metrics=self.metrics, trace=trace)
+
+    def include_router(self, router: APIRouter, **options: Any) -> None:
+        """Include a router. Its lifespan runs its `on_event` handlers: no copies are kept here."""
+        handlers = [getattr(self.router, kind, []) for kind in ("on_startup", "on_shutdown")]
+        counts = [len(found) for found in handlers]
+        super().include_router(router, **options)
+        for found, count in zip(handlers, counts, strict=True):
+            del found[count:]
 
     def openapi(self) -> dict[str, Any]:
         """Build the document once."""
@@ -83,6 +97,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[None]:
     for warning in settings.database_warnings:
         logger.warning(warning)
     async with AsyncExitStack() as stack:
+        stack.enter_context(watch_event_loop())
         sessions = await stack.enter_async_context(open_sessions(settings))
         probe = DatabaseProbe(settings, app.state.package)
         probe.watch_file(write=sessions.write.kw["bind"], read=sessions.read.kw["bind"])
@@ -91,7 +106,27 @@ async def _lifespan(app: _Application) -> AsyncIterator[None]:
         for part in (app.metrics, app.tracing):
             if part is not None:
                 await stack.enter_async_context(part.watch(sessions, settings))
+        await _run_handlers(app, "on_startup")
+        stack.push_async_callback(_run_handlers, app, "on_shutdown")
         yield
+
+
+async def _run_handlers(app: FastAPI, kind: Literal["on_startup", "on_shutdown"]) -> None:
+    """Run the application's own `on_event` handlers, which FastAPI ignores beside a lifespan."""
+    for handler in getattr(app.router, kind, ()):
+        if isawaitable(result := handler()):
+            await result
+
+
+def _adopt_mounted(routes: Sequence[BaseRoute], path: str) -> None:
+    """Make mounted applications answer with problems, and name their routes by the whole path."""
+    for context in iter_route_contexts(routes):
+        if isinstance(mount := context.original_route, Mount):
+            below = path + mount.path
+            if isinstance(mounted := mount.app, Starlette):
+                add_error_handlers(mounted)
+                mounted.state.mounted_at = below
+            _adopt_mounted(mount.routes, below)
 
 
 # What follows is imported where it is switched on: it costs time at the start, and memory.

@@ -3,10 +3,16 @@
 import re
 from random import Random
 from time import perf_counter
+from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.applications import Starlette
 from starlette.types import Scope
 
 from .db.statements import CURRENT, Statements
+
+# Stands for every path that leads nowhere: what was asked for may hold anything.
+NO_ROUTE = "(no route)"
 
 # Both go into headers and log lines as they are.
 _ID = re.compile(rb"[\w.:+/=@~-]{1,128}", re.ASCII)
@@ -17,26 +23,60 @@ _random_bits = Random().getrandbits
 
 
 class RequestContext(Statements):
-    """One request: its ids, what it asked of databases so far, and how it was answered."""
+    """One request: its ids, what it asked of databases so far, and how it was answered.
 
-    __slots__ = ("id_header", "is_late", "request_id", "scope", "started", "status", "traceparent")
+    `scope["chassis"]`: the only key that the chassis puts there. It names the service's own
+    application, which `scope["app"]` does not inside of a mounted one.
+    """
+
+    __slots__ = (
+        "app",
+        "id_header",
+        "is_answered",
+        "is_late",
+        "is_reported",
+        "request_id",
+        "scope",
+        "session",
+        "started",
+        "status",
+        "traceparent",
+    )
 
     def __init__(self, scope: Scope, id_header: str) -> None:
         self.count = 0
         self.seconds = 0.0
         self.scope = scope
+        self.app: Starlette = scope["app"]
+        self.session: AsyncSession | None = None
         self.id_header = id_header
         self.started = perf_counter()
         self.status = 0
+        self.is_answered = False
         self.is_late = False
+        self.is_reported = False
         self.request_id: str | None = None
         self.traceparent: str | None = None
 
     @property
     def route(self) -> str | None:
         """The template of the route that was found, such as `/items/{item_id}`."""
-        included = self.scope.get("fastapi", {}).get("effective_route_context")
-        return getattr(included or self.scope.get("route"), "path_format", None)
+        scope = self.scope
+        included = scope.get("fastapi", {}).get("effective_route_context")
+        path: str | None = getattr(included or scope.get("route"), "path_format", None)
+        if scope["app"] is self.app or path is None:
+            return path
+        return f"{getattr(scope['app'].state, 'mounted_at', '')}{path}"
+
+    @property
+    def settings(self) -> Any:
+        """The settings that the service was made with."""
+        return self.app.state.settings
+
+    @property
+    def name(self) -> str:
+        """The method and the template of the route, for log lines; never what was asked for."""
+        return f"{self.scope.get('method', 'WEBSOCKET')} {self.route or NO_ROUTE}"
 
     @property
     def trace_id(self) -> str | None:

@@ -9,17 +9,23 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_plus
 
-from fastapi import FastAPI, Request
+from fastapi import Request
+from fastapi.exception_handlers import (
+    http_exception_handler,
+    request_validation_exception_handler,
+)
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
+from starlette.types import ExceptionHandler
 
-from .context import current_request
+from .context import RequestContext, current_request
 from .db.errors import (
     DatabaseUnavailableError,
     Failure,
@@ -28,6 +34,7 @@ from .db.errors import (
     ReadOnlySessionError,
     TimeZoneError,
     classify,
+    describe_error,
     find_invalid_value,
 )
 
@@ -35,6 +42,11 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+
+_SESSION_IS_CLOSED = (
+    "it used its session after it had ended with the handler: a stream or a background task opens "
+    "one of its own, session_scope(request.app.state.sessions.read)"
+)
 
 _REGISTERED = frozenset(HTTPStatus)
 
@@ -92,16 +104,28 @@ def problem_response(
     return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Answer with problem details, whatever goes wrong."""
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(SQLAlchemyError, _on_database_error)
-    app.add_exception_handler(DatabaseUnavailableError, _on_database_error)
-    app.add_exception_handler(InvalidValueError, _on_database_error)
-    app.add_exception_handler(ReadOnlySessionError, _on_database_error)
-    app.add_exception_handler(NestedWriteScopeError, _on_database_error)
-    app.add_exception_handler(Exception, _on_bug)
+def add_error_handlers(app: Starlette) -> None:
+    """Answer with problem details, whatever goes wrong; other handlers of the application stay."""
+    for kind, handler in _HANDLERS.items():
+        if app.exception_handlers.get(kind) in (None, *_DEFAULT_HANDLERS):
+            app.add_exception_handler(kind, handler)
+
+
+def log_failure(request: RequestContext, error: Exception) -> bool:
+    """Log what a request failed with, once, and return whether its answer was complete before.
+
+    A traceback is for bugs: what a database refuses is one line, as is a session that was closed.
+    """
+    request.is_reported = True
+    # Starlette wraps what it could have answered, had the answer not begun.
+    cause = error.__cause__ if isinstance(error.__cause__, _DATABASE_ERRORS) else error
+    if classify(cause) in _DETAILS:
+        logger.warning("%s: its answer was cut off: %s", request.name, describe_error(cause))
+    elif "permanently closed" in str(cause) and isinstance(cause, InvalidRequestError):
+        logger.error("%s: %s", request.name, _SESSION_IS_CLOSED)
+    else:
+        logger.error("%s failed", request.name, exc_info=error)
+    return request.is_answered
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -129,7 +153,7 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
     if failure not in _DETAILS or own:
         raise error
     status, detail = _DETAILS[failure]
-    logger.warning("%s %s: %s: %s", request.method, request.scope["path"], status, _summary(error))
+    logger.warning("%s: %s: %s", request.scope["chassis"].name, status, describe_error(error))
     return problem_response(status, detail)
 
 
@@ -151,13 +175,33 @@ async def _on_bug(request: Request, error: Exception) -> Response:
     return problem_response(500, "Something went wrong here, not with the request.")
 
 
+_DATABASE_ERRORS = (
+    SQLAlchemyError,
+    DatabaseUnavailableError,
+    InvalidValueError,
+    ReadOnlySessionError,
+    NestedWriteScopeError,
+)
+_HANDLERS: dict[type[Exception], ExceptionHandler] = {
+    HTTPException: _on_http_exception,
+    RequestValidationError: _on_invalid_request,
+    **dict.fromkeys(_DATABASE_ERRORS, _on_database_error),
+    Exception: _on_bug,
+}
+# Those that FastAPI gives to each application.
+_DEFAULT_HANDLERS = (http_exception_handler, request_validation_exception_handler)
+
+
 def _allowed(request: Request) -> dict[str, str]:
     """Name the methods of a path; the router names those of the first of its routes only."""
-    # What is mounted has had its own path taken off.
-    root = request.scope.get("app_root_path", request.scope.get("root_path", ""))
-    scope = {**request.scope, "root_path": root}
-    routes = iter_route_contexts(request.app.routes)
-    matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    # In what is mounted, the path of the mount has been taken off.
+    roots = {request.scope.get(name, "") for name in ("app_root_path", "root_path")}
+    scopes = [{**request.scope, "root_path": root} for root in roots]
+    matching = (
+        route
+        for route in iter_route_contexts(request.app.routes)
+        if any(route.matches(scope)[0] is not Match.NONE for scope in scopes)
+    )
     methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
     return {} if request.method in methods or not methods else {"Allow": ", ".join(sorted(methods))}
 
@@ -165,9 +209,3 @@ def _allowed(request: Request) -> dict[str, str]:
 def _title(status: int) -> str:
     # Not every status in use is a registered one: 499, 520 …
     return HTTPStatus(status).phrase if status in _REGISTERED else f"Status {status}"
-
-
-def _summary(error: Exception) -> str:
-    """Name the error without its statement and values."""
-    cause = getattr(error, "orig", None) or error
-    return str(error) if isinstance(error, DatabaseUnavailableError) else type(cause).__name__

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from .db.errors import describe_error
 from .errors import problem_response, problem_responses
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,6 @@ async def _ask(name: str, check: ReadinessCheck) -> str | None:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             return await check()
     except Exception as error:
-        logger.warning("the readiness check %s failed: %s", name, type(error).__name__)
+        logger.warning("the readiness check %s failed: %s", name, describe_error(error))
         logger.debug("the error of the readiness check", exc_info=True)
         return "it does not answer"

@@ -14,11 +14,8 @@ from urllib.parse import unquote
 
 from pydantic import SecretStr
 
-from .context import RequestContext, current_request
+from .context import NO_ROUTE, RequestContext, current_request
 from .settings import ChassisSettings
-
-# Stands for every path that leads nowhere: what was asked for may hold anything.
-NO_ROUTE = "(no route)"
 
 access_logger = logging.getLogger("chassis.access")
 
@@ -42,6 +39,11 @@ _PATTERNS = (
         r"\1 ***",
     ),
 )
+
+# Control characters, and what else some programs take for the end of a line.
+_CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
+_ESCAPED = {code: chr(code).encode("unicode_escape").decode() for code in _CONTROLS}
+_ESCAPED_IN_TRACEBACKS = {code: text for code, text in _ESCAPED.items() if chr(code) != "\n"}
 
 
 class LogOptions(NamedTuple):
@@ -67,10 +69,17 @@ def configure_logging(options: LogOptions) -> None:
     handler.setFormatter((TextFormatter if text else JSONFormatter)(options.secrets))
     logging.basicConfig(level=options.level, handlers=[handler])
     logging.captureWarnings(True)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     # At DEBUG the one writes every statement with its values; at INFO the others list their parts.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     logging.getLogger("chassis.db.pool").setLevel(logging.WARNING)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a record of the server tells more than what was logged of its request."""
+    request = current_request()
+    return request is None or not request.is_reported
 
 
 def _secrets_of(settings: ChassisSettings) -> list[str]:
@@ -98,8 +107,7 @@ def log_access(request: RequestContext) -> None:
             handlers[0].stream.write(_access_line(request))
         return
     fields = _access_fields(request)
-    message = f"{fields['method']} {request.route or NO_ROUTE} {request.status}"
-    access_logger.info("%s", message, extra=fields)
+    access_logger.info("%s %d", request.name, request.status, extra=fields)
 
 
 class JSONHandler(logging.StreamHandler[TextIO]):
@@ -110,7 +118,7 @@ class _Formatter(logging.Formatter):
     """Hides secrets: what looks like one, and what is known to be one."""
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+        super().__init__(datefmt="%Y-%m-%d %H:%M:%S")
         known = "|".join(re.escape(secret) for secret in reversed(secrets))
         self._patterns = [(re.compile(known), "***"), *_PATTERNS] if known else _PATTERNS
 
@@ -139,13 +147,19 @@ class TextFormatter(_Formatter):
     """One line for people, and a traceback below it where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a line."""
-        line, request = str(self.scrub(super().format(record))), current_request()
+        """Write a line; what a client sent can't begin another one, or steer a terminal."""
+        message = self.scrub(record.getMessage().rstrip("\n")).translate(_ESCAPED)
+        line = f"{self.formatTime(record, self.datefmt)} {record.levelname} {message}"
         if record.name == access_logger.name:
             line += " in {duration_ms} ms ({statements} statements, {database_ms} ms)".format_map(
                 vars(record)
             )
-        return line if request is None else f"{line} [{request.request_id}]"
+        if (request := current_request()) is not None and request.request_id is not None:
+            line += f" [{request.request_id}]"
+        if record.exc_info:
+            traceback = self.scrub(self.formatException(record.exc_info))
+            line += f"\n{traceback.translate(_ESCAPED_IN_TRACEBACKS)}"
+        return line
 
 
 class JSONFormatter(_Formatter):

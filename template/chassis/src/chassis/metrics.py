@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -18,18 +19,21 @@ from prometheus_client import (
     Histogram,
     Metric,
     generate_latest,
+    make_wsgi_app,
     start_http_server,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from sqlalchemy import Engine
 from starlette.responses import Response
 
-from .context import RequestContext
+from .context import NO_ROUTE, RequestContext
 from .db.pool import Pool
 from .db.session import Sessions
 from .db.statements import TOTAL
-from .logs import NO_ROUTE
 from .settings import ChassisSettings
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 # Where worker processes keep their numbers, so that each of them can give the sums.
 _SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -147,14 +151,35 @@ def _serve(settings: ChassisSettings, metrics: Metrics | None) -> Iterator[None]
     if settings.metrics_port is None:
         yield
         return
-    address = settings.metrics_port, settings.server_host
-    server, thread = start_http_server(*address, _registry(metrics))
+    address, registry = (settings.metrics_port, settings.server_host), _registry(metrics)
+    server, thread = start_http_server(*address, registry)
+    server.set_app(_answer_head(make_wsgi_app(registry)))
     try:
         yield
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _answer_head(app: "WSGIApplication") -> "WSGIApplication":
+    """Answer HEAD as GET without a body; prometheus_client refuses it."""
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return app(environ, start_response)
+        start: list[Any] = []
+
+        def note_start(*sent: Any) -> Callable[[bytes], object]:
+            start.extend(sent)
+            return len
+
+        body = app({**environ, "REQUEST_METHOD": "GET"}, note_start)
+        status, headers = start
+        start_response(status, [*headers, ("Content-Length", str(sum(map(len, body))))])
+        return ()
+
+    return answer
 
 
 def _registry(metrics: Metrics | None) -> CollectorRegistry:

@@ -1,6 +1,7 @@
 """What surrounds every request, as one ASGI middleware: each part costs a microsecond or two."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -18,6 +19,8 @@ from .settings import ChassisSettings
 
 if TYPE_CHECKING:
     from .metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -72,14 +75,21 @@ class RequestMiddleware:
         """Serve a request; what is not HTTP is passed on."""
         if scope["type"] == "http":
             return self._serve(scope, receive, send)
-        if scope["type"] == "websocket" and not self._is_host_allowed(scope, _first(scope)):
-            return send({"type": "websocket.close", "code": 1008})
+        if scope["type"] == "websocket":
+            scope["chassis"] = RequestContext(scope, self.id_header)
+            headers = _first(scope)
+            if _is_ambiguous(scope, headers) or not self._is_host_allowed(scope, headers):
+                return send({"type": "websocket.close", "code": 1008})
         return self.app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD" and scope["path"] in self._never_checked:
+            # The server keeps the body to itself, by the scope that it has.
+            scope = {**scope, "method": "GET"}
         headers = _first(scope)
         has_body = b"content-length" in headers or b"transfer-encoding" in headers
         exchange = Exchange(self, scope, receive, send, has_body=has_body)
+        scope["chassis"] = exchange
         self._identify(exchange, headers)
         # Not reset: what is raised here is logged by the server, with the request's id.
         CURRENT.set(exchange)
@@ -88,7 +98,9 @@ class RequestMiddleware:
         if self._deadlines is not None:
             self._deadlines.add(exchange)
         try:
-            if not self._is_host_allowed(scope, headers):
+            if _is_ambiguous(scope, headers):
+                await exchange.refuse(400, "A request has one Host header.", CLOSE)
+            elif not self._is_host_allowed(scope, headers):
                 await exchange.refuse(400, "This host is not served here.")
             elif self._is_too_large(headers):
                 await exchange.refuse(413, self._limit, CLOSE)
@@ -96,6 +108,7 @@ class RequestMiddleware:
                 await self.app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
             if not exchange.is_late:
+                await exchange.cut_off()
                 raise
             await exchange.refuse_late()
         finally:
@@ -204,6 +217,7 @@ class Exchange(RequestContext):
             self.status = message["status"]
             message["headers"] = self._middleware.begin(self, message.get("headers", []))
         elif kind == "http.response.body" and not message.get("more_body", False):
+            self.is_answered = True
             self.finish()
             if not self.is_complete and not self.is_late:
                 return self._end_after_body(message)
@@ -237,6 +251,18 @@ class Exchange(RequestContext):
         else:
             await self.refuse(504, "The request took too long to serve.")
 
+    async def cut_off(self) -> None:
+        """Answer a request that was cancelled, as a server does which is told to stop."""
+        self.is_reported = True
+        if not self.status:
+            logger.warning("%s: 503: cancelled before it was answered", self.name)
+            detail = "The service stopped before the request was served; try again."
+            await self.refuse(503, detail, CLOSE)
+        elif not self.is_answered:
+            logger.warning("%s: cancelled before its answer was complete", self.name)
+        else:
+            logger.warning("%s: cancelled in its background task", self.name)
+
     def finish(self) -> None:
         """Note that the answer is complete, or will never be."""
         if not self._is_finished:
@@ -253,6 +279,13 @@ def _transport_security(settings: ChassisSettings) -> Headers:
 def _first(scope: Scope) -> dict[bytes, bytes]:
     """Give the headers; of those sent twice the first, which is the one that Starlette sees."""
     return dict(reversed(scope["headers"]))
+
+
+def _is_ambiguous(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Return whether two servers may see two hosts: RFC 9112 demands a 400."""
+    if len(headers) != len(scope["headers"]):
+        return [name for name, _ in scope["headers"]].count(b"host") > 1
+    return b"host" not in headers and scope.get("http_version") == "1.1"
 
 
 def _allows(hosts: tuple[str, ...], header: bytes) -> bool:

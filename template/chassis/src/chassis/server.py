@@ -21,9 +21,10 @@ from pydantic_settings import SettingsError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .context import RequestContext
 from .db.budget import report_budget
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
-from .errors import problem_response
+from .errors import log_failure, problem_response
 from .listening import listed_urls, open_sockets
 from .logs import LogOptions, configure_logging
 from .settings import ChassisSettings
@@ -238,12 +239,23 @@ class DrainMiddleware:
         self.server = server
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass the request on; a plain function, as most requests need no coroutine more."""
-        if scope["type"] == "lifespan":
-            return self.lifespan(scope, receive, send)
-        if self.server.draining and scope["type"] == "http":
-            return self.drain(scope, receive, send)
-        return self.app(scope, receive, send)
+        """Pass what comes on, by its type."""
+        match scope["type"]:
+            case "http":
+                return self.serve(scope, receive, send)
+            case "lifespan":
+                return self.lifespan(scope, receive, send)
+            case _:
+                return self.app(scope, receive, send)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; a bug is logged here, as uvicorn would hang up after its answer."""
+        try:
+            await (self.drain if self.server.draining else self.app)(scope, receive, send)
+        except Exception as error:
+            request: RequestContext | None = scope.get("chassis")
+            if request is None or not log_failure(request, error):
+                raise
 
     async def drain(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, and close the connection after it."""

@@ -11,6 +11,7 @@ Warning
 └── UncommittedChangesWarning   a handler ended without committing what it wrote
 """
 
+import re
 from collections.abc import Iterator
 from datetime import date, time
 from enum import Enum
@@ -59,6 +60,12 @@ class NestedWriteScopeError(Exception):
 
 class UncommittedChangesWarning(UserWarning):
     """A handler ended without an error and without committing what it wrote."""
+
+
+# What SQLAlchemy puts before the text of asyncpg.
+_PREFIX = re.compile(r"^<class '[\w.]+'>: ")
+# Such as `invalid input syntax for type date: "…"`.
+_QUOTED_VALUE = re.compile(r"(: ?)['\"].*")
 
 
 class Failure(Enum):
@@ -170,6 +177,16 @@ def sqlstate(error: DBAPIError) -> str:
 def sqlite_error_name(error: BaseException | None) -> str:
     """Return SQLite's extended error code by name, or an empty string if there is none."""
     return getattr(error, "sqlite_errorname", None) or ""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the first line of what the driver says, without the statement and its values."""
+    cause = getattr(error, "orig", None) or error
+    line = _PREFIX.sub("", str(cause)).strip().partition("\n")[0]
+    line = _QUOTED_VALUE.sub(r"\1***", line.partition(" (Background on this error")[0])
+    if not line and isinstance(cause, TimeoutError):
+        return "no answer in time"
+    return line or type(cause).__name__
 
 
 def _by_sqlstate(code: str) -> Failure | None:

@@ -13,7 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from .engine import create_probe_engine
-from .errors import SQLITE_FILE_FAILURES, DatabaseUnavailableError, sqlite_error_name
+from .errors import (
+    SQLITE_FILE_FAILURES,
+    DatabaseUnavailableError,
+    describe_error,
+    sqlite_error_name,
+)
 from .migrations.revisions import CodeRevisions, SchemaState, read_code_revisions
 from .settings import DatabaseSettings
 
@@ -74,7 +79,7 @@ class DatabaseProbe:
             logger.warning("the migrations can't be read: %s", error)
             return "the migrations can't be read"
         except Exception as error:
-            logger.warning("the database does not answer: %s", type(error).__name__)
+            logger.warning("the database does not answer: %s", describe_error(error))
             logger.debug("the error of the readiness probe", exc_info=True)
             return "the database does not answer"
         if self._file_failure is not None and not self._file_failure.endswith(_BROKEN):

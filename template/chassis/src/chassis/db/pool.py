@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from typing import Any
 
+from sqlalchemy.exc import TimeoutError
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
@@ -104,5 +105,10 @@ class Pool(AsyncAdaptedQueuePool):
         self.waiting += 1
         try:
             return super()._do_get()
+        except TimeoutError:
+            size = self.size() + max(0, self.overflow())
+            raise TimeoutError(
+                f"no connection free in {self.timeout():g} s: {self.checkedout()} of {size} in use"
+            ) from None
         finally:
             self.waiting -= 1

@@ -1,25 +1,22 @@
 """Sessions: one a request, closed before the response, committed by nobody but the handler."""
 
 import asyncio
-import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from fastapi import Depends
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import iter_route_contexts
-from sqlalchemy import Engine, Executable, event
-from sqlalchemy.exc import MissingGreenlet
+from fastapi.routing import RouteContext, iter_route_contexts
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
-from sqlalchemy.util.concurrency import in_greenlet
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
+from starlette.routing import BaseRoute
 
 from .engine import READ_ONLY, create_database_engine, create_read_engine
-from .errors import NestedWriteScopeError, ReadOnlySessionError, UncommittedChangesWarning
+from .errors import NestedWriteScopeError
+from .session_guards import ReadSession, RequestRecord, WriteSession, warn_of_uncommitted_changes
 from .settings import DatabaseSettings
 
 SessionFactory = async_sessionmaker[AsyncSession]
@@ -73,7 +70,7 @@ def create_session_factory(
     read_only = engine.sync_engine.get_execution_options().get(READ_ONLY, False)
     return async_sessionmaker(
         engine,
-        sync_session_class=_ReadSession if read_only else _WriteSession,
+        sync_session_class=ReadSession if read_only else WriteSession,
         autoflush=autoflush,
         expire_on_commit=False,
         close_resets_only=False,
@@ -105,7 +102,6 @@ DbSession = Annotated[AsyncSession, Depends(get_db_session, scope="function")]
 DbReadSession = Annotated[AsyncSession, Depends(get_db_read_session, scope="function")]
 
 
-_REQUEST_SESSION = "chassis.db.session"
 # What FastAPI ends with the handler, and what it ends with the request. A dependency with `yield`
 # gets there through two generators and a cancel scope, which take a tenth of a request's time.
 _HANDLER_STACK = "fastapi_function_astack"
@@ -114,14 +110,14 @@ _REQUEST_STACK = "fastapi_inner_astack"
 
 async def _enter(connection: HTTPConnection, *, writes: bool) -> AsyncSession:
     scope = connection.scope
-    given: AsyncSession | None = scope.get(_REQUEST_SESSION)
-    if given is not None:
-        return given
-    sessions: Sessions = scope["app"].state.sessions
-    needs = sessions.routes.get(id(scope["route"])) or _find_needs(sessions, scope)
+    request: RequestRecord = scope["chassis"]
+    if request.session is not None:
+        return request.session
+    sessions: Sessions = request.app.state.sessions
+    needs = sessions.routes.get(id(scope["route"])) or _find_needs(sessions, request)
     factory = sessions.write if writes or needs.writes else sessions.read
     stack: AsyncExitStack = scope[_REQUEST_STACK if needs.outlives_handler else _HANDLER_STACK]
-    return await stack.enter_async_context(_RequestSession(factory, scope))
+    return await stack.enter_async_context(_RequestSession(factory, request))
 
 
 class _Scope:
@@ -154,31 +150,38 @@ class _Scope:
 class _RequestSession(_Scope):
     """The session of a request; who asks again gets the same."""
 
-    def __init__(self, factory: SessionFactory, scope: Scope) -> None:
+    def __init__(self, factory: SessionFactory, request: RequestRecord) -> None:
         super().__init__(factory)
-        self._scope = scope
+        self._request = request
 
     async def __aenter__(self) -> AsyncSession:
-        self._scope[_REQUEST_SESSION] = session = await super().__aenter__()
+        self._request.session = session = await super().__aenter__()
         return session
 
     async def __aexit__(self, kind: type[BaseException] | None, *others: object) -> None:
-        del self._scope[_REQUEST_SESSION]
+        self._request.session = None
         try:
             if kind is None and self._session.in_transaction():
-                _warn_of_uncommitted_changes(self._session, self._scope)
+                warn_of_uncommitted_changes(self._session, self._request)
         finally:
             await super().__aexit__(kind, *others)
 
 
-def _find_needs(sessions: Sessions, scope: Scope) -> Needs:
+def _find_needs(sessions: Sessions, request: RequestRecord) -> Needs:
     """Look at every route: there is one that was not known."""
-    for context in iter_route_contexts(scope["app"].routes):
+    for context in _iter_routes(request.app.routes):
         dependant: Dependant | None = getattr(context, "dependant", None)
         if dependant is not None:
             route = id(context.original_route)
             sessions.routes[route] = _needs(dependant, sessions.routes.get(route, Needs()))
-    return sessions.routes.setdefault(id(scope["route"]), Needs())
+    return sessions.routes.setdefault(id(request.scope["route"]), Needs())
+
+
+def _iter_routes(routes: Sequence[BaseRoute]) -> Iterator[RouteContext]:
+    """Yield the routes of an application and of all that is mounted in it."""
+    for context in iter_route_contexts(routes):
+        yield context
+        yield from _iter_routes(getattr(context.original_route, "routes", None) or ())
 
 
 def _needs(dependant: Dependant, needs: Needs) -> Needs:
@@ -196,19 +199,6 @@ def uses_session(dependant: Dependant) -> bool:
     return dependant.call in calls or any(map(uses_session, dependant.dependencies))
 
 
-def _warn_of_uncommitted_changes(session: AsyncSession, scope: Scope) -> None:
-    changed = any(map(session.is_modified, session.dirty))
-    if session.new or changed or session.deleted or _UNCOMMITTED in session.info:
-        route = getattr(scope.get("route"), "path", scope["path"])
-        method = scope.get("method", "WEBSOCKET")
-        warnings.warn(
-            f"{method} {route} ended without committing what it wrote, and it was rolled back: "
-            "await session.commit() in the handler",
-            UncommittedChangesWarning,
-            stacklevel=2,
-        )
-
-
 class _WriteScope:
     """Refuse a second write scope of one task on SQLite, where only one can hold the connection."""
 
@@ -218,7 +208,7 @@ class _WriteScope:
         self._key: tuple[asyncio.Task[Any], Engine] | None = None
         bind, task = session.bind, asyncio.current_task()
         assert bind is not None
-        writes = isinstance(session.sync_session, _WriteSession)
+        writes = isinstance(session.sync_session, WriteSession)
         if writes and bind.dialect.name == "sqlite" and task is not None:
             self._key = task, bind.sync_engine
 
@@ -234,84 +224,3 @@ class _WriteScope:
     def __exit__(self, *exc_info: object) -> None:
         if self._key is not None:
             self._open.discard(self._key)
-
-
-class _Session(Session):
-    """Looks at each statement before it runs.
-
-    A listener of `do_orm_execute` would make SQLAlchemy prepare each statement twice.
-    """
-
-    def execute(self, statement: Any, *arguments: Any, **options: Any) -> Any:
-        self._look_at(statement, options)
-        return super().execute(statement, *arguments, **options)
-
-    def scalar(self, statement: Any, *arguments: Any, **options: Any) -> Any:
-        self._look_at(statement, options)
-        return super().scalar(statement, *arguments, **options)
-
-    def scalars(self, statement: Any, *arguments: Any, **options: Any) -> Any:
-        self._look_at(statement, options)
-        return super().scalars(statement, *arguments, **options)
-
-    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
-        # Only a lazy load comes from outside; the listener can tell which attribute it is for.
-        if not in_greenlet():
-            event.listen(self, "do_orm_execute", _explain_lazy_load)
-
-
-class _WriteSession(_Session):
-    """Remembers whether something was written and not yet committed."""
-
-    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
-        super()._look_at(statement, options)
-        if getattr(statement, "is_dml", False):
-            self.info[_UNCOMMITTED] = True
-
-
-class _ReadSession(_Session):
-    """Refuses what an AUTOCOMMIT connection must not or can't do, before the driver sees it."""
-
-    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
-        super()._look_at(statement, options)
-        if not isinstance(statement, Executable):
-            return
-        if statement.is_dml:
-            raise ReadOnlySessionError
-        if getattr(statement, "_for_update_arg", None) is not None:
-            raise ReadOnlySessionError("with_for_update() needs a transaction: take DbSession")
-        for given in (options.get("execution_options", {}), statement.get_execution_options()):
-            if given.get("stream_results") or given.get("yield_per"):
-                raise ReadOnlySessionError("streaming needs a transaction: take DbSession")
-
-
-_UNCOMMITTED = "chassis_uncommitted"
-
-
-@event.listens_for(_WriteSession, "after_flush")
-def _note_flush(session: Session, context: UOWTransaction) -> None:
-    session.info[_UNCOMMITTED] = True
-
-
-@event.listens_for(_WriteSession, "after_transaction_end")
-def _forget(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.parent is None:
-        session.info.pop(_UNCOMMITTED, None)
-
-
-@event.listens_for(_ReadSession, "before_flush")
-def _refuse_flush(session: Session, context: UOWTransaction, instances: object) -> None:
-    raise ReadOnlySessionError
-
-
-def _explain_lazy_load(state: ORMExecuteState) -> None:
-    """Say what to do where SQLAlchemy would say that greenlet_spawn has not been called."""
-    if in_greenlet() or not (state.is_relationship_load or state.is_column_load):
-        return
-    owner = state.bind_mapper.class_.__name__ if state.bind_mapper else "an object"
-    name = getattr(state.loader_strategy_path, "prop", f"a column of {owner}")
-    raise MissingGreenlet(
-        f"{name} was not loaded with its object, and an attribute can't wait for the database: "
-        "name it in the query, .options(selectinload(…)) or undefer(…), "
-        "or await session.refresh(object, [attribute])"
-    )

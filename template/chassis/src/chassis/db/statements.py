@@ -20,6 +20,11 @@ class Statements:
         self.count = 0
         self.seconds = 0.0
 
+    @property
+    def name(self) -> str:
+        """What the statements are for."""
+        return "this process"
+
     def add(self, count: int, seconds: float) -> None:
         """Count something that has run."""
         self.count += count

@@ -1,0 +1,154 @@
+"""What a session refuses, and what it warns of: writes left, transactions held too long."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Executable, event
+from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
+from sqlalchemy.util.concurrency import in_greenlet
+from starlette.applications import Starlette
+from starlette.types import Scope
+
+from .errors import ReadOnlySessionError, UncommittedChangesWarning
+from .statements import CURRENT
+
+logger = logging.getLogger(__name__)
+
+_UNCOMMITTED = "chassis_uncommitted"
+_BEGAN = "chassis_began"
+# Of a transaction outside of the database: it holds a connection, on SQLite the only one.
+HELD_TOO_LONG_SECONDS = 1.0
+
+
+class RequestRecord(Protocol):
+    """The request that a session is for: `scope["chassis"]`, whatever application is mounted."""
+
+    app: Starlette
+    scope: Scope
+    session: AsyncSession | None
+
+    @property
+    def name(self) -> str:
+        """The method and the template of the route."""
+
+
+def warn_of_uncommitted_changes(session: AsyncSession, request: RequestRecord) -> None:
+    """Warn, each time, if a handler left something that it wrote uncommitted."""
+    changed = any(map(session.is_modified, session.dirty))
+    if session.new or changed or session.deleted or _UNCOMMITTED in session.info:
+        code = getattr(request.scope.get("endpoint"), "__code__", None)
+        # `warn` would say it once in the life of the process.
+        warnings.warn_explicit(
+            f"{request.name} ended without committing what it wrote, and it was rolled back: "
+            "await session.commit() in the handler",
+            UncommittedChangesWarning,
+            filename=code.co_filename if code else __file__,
+            lineno=code.co_firstlineno if code else 1,
+        )
+
+
+class _Session(Session):
+    """Looks at each statement before it runs.
+
+    A listener of `do_orm_execute` would make SQLAlchemy prepare each statement twice.
+    """
+
+    def execute(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        self._look_at(statement, options)
+        return super().execute(statement, *arguments, **options)
+
+    def scalar(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        self._look_at(statement, options)
+        return super().scalar(statement, *arguments, **options)
+
+    def scalars(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        self._look_at(statement, options)
+        return super().scalars(statement, *arguments, **options)
+
+    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
+        # Only a lazy load comes from outside; the listener can tell which attribute it is for.
+        if not in_greenlet():
+            event.listen(self, "do_orm_execute", _explain_lazy_load)
+
+
+class WriteSession(_Session):
+    """Remembers whether something was written and not yet committed."""
+
+    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
+        super()._look_at(statement, options)
+        if getattr(statement, "is_dml", False):
+            self.info[_UNCOMMITTED] = True
+
+
+class ReadSession(_Session):
+    """Refuses what an AUTOCOMMIT connection must not or can't do, before the driver sees it."""
+
+    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
+        super()._look_at(statement, options)
+        if not isinstance(statement, Executable):
+            return
+        if statement.is_dml:
+            raise ReadOnlySessionError
+        if getattr(statement, "_for_update_arg", None) is not None:
+            raise ReadOnlySessionError("with_for_update() needs a transaction: take DbSession")
+        for given in (options.get("execution_options", {}), statement.get_execution_options()):
+            if given.get("stream_results") or given.get("yield_per"):
+                raise ReadOnlySessionError("streaming needs a transaction: take DbSession")
+
+
+@event.listens_for(WriteSession, "after_flush")
+def _note_flush(session: Session, context: UOWTransaction) -> None:
+    session.info[_UNCOMMITTED] = True
+
+
+@event.listens_for(WriteSession, "after_begin")
+def _note_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    if transaction.parent is None and (current := CURRENT.get()) is not None:
+        session.info[_BEGAN] = perf_counter(), current.seconds
+
+
+@event.listens_for(WriteSession, "after_transaction_end")
+def _clear_notes(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.info.pop(_UNCOMMITTED, None)
+        if (began := session.info.pop(_BEGAN, None)) is not None:
+            _warn_of_held_transaction(*began)
+
+
+def _warn_of_held_transaction(began: float, seconds_before: float) -> None:
+    current = CURRENT.get()
+    if current is None:
+        return
+    inside = current.seconds - seconds_before
+    outside = perf_counter() - began - inside
+    if outside >= HELD_TOO_LONG_SECONDS:
+        logger.warning(
+            "%s held its transaction for %.1f s, %.1f s of it in the database: wait for anything "
+            "else before its first statement, or after the commit",
+            current.name,
+            inside + outside,
+            inside,
+        )
+
+
+@event.listens_for(ReadSession, "before_flush")
+def _refuse_flush(session: Session, context: UOWTransaction, instances: object) -> None:
+    raise ReadOnlySessionError
+
+
+def _explain_lazy_load(state: ORMExecuteState) -> None:
+    """Say what to do where SQLAlchemy would say that greenlet_spawn has not been called."""
+    if in_greenlet() or not (state.is_relationship_load or state.is_column_load):
+        return
+    owner = state.bind_mapper.class_.__name__ if state.bind_mapper else "an object"
+    name = getattr(state.loader_strategy_path, "prop", f"a column of {owner}")
+    raise MissingGreenlet(
+        f"{name} was not loaded with its object, and an attribute can't wait for the database: "
+        "name it in the query, .options(selectinload(…)) or undefer(…), "
+        "or await session.refresh(object, [attribute])"
+    )
