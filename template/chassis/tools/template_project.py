@@ -11,7 +11,7 @@ from pathlib import Path
 
 MANIFEST = "MANIFEST.sha256"
 
-_TIMEOUT_SECONDS = 120
+_GIT_SECONDS, _COPIER_SECONDS = 20, 120
 _RECORD = re.compile(r"^(_\w+): *(.+(?:\n[ \t].*)*)\n?", re.MULTILINE)
 
 
@@ -77,6 +77,7 @@ def run(
 ) -> str:
     """Return what a command prints. Raise StatusError if it fails."""
     program = Path(command[0]).name
+    seconds = _GIT_SECONDS if program == "git" else _COPIER_SECONDS
     try:
         done = subprocess.run(
             command,
@@ -85,11 +86,13 @@ def run(
             input=given,
             encoding="utf-8",
             errors="replace",
-            timeout=_TIMEOUT_SECONDS,
+            timeout=seconds,
             env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise StatusError(f"{program} gave no answer in {seconds} s") from error
+    except OSError as error:
         raise StatusError(f"{program} can't be run: {type(error).__name__}") from error
     if done.returncode not in accepted:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

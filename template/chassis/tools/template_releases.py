@@ -26,10 +26,12 @@ class Releases:
 
     def fate_of(self, path: str) -> str:
         """Return what an update does to a file that was changed by hand."""
-        if self.recorded is None or self.following is None:
+        if self.following is None:
             return ""
         if path not in self.following:
             return f"{self.next} has no such file: an update drops the edit without a conflict"
+        if self.recorded is None:
+            return ""
         if self.following[path] == self.recorded.get(path):
             return f"{self.next} leaves the file as it is: an update keeps the edit"
         return f"{self.next} changes the file too: the edit may conflict"

@@ -60,7 +60,7 @@ def find_head(config: "Config") -> str:
     if len(heads) > 1:
         raise CommandError(
             f"the migrations have {len(heads)} heads, {', '.join(sorted(heads))}: join them with "
-            "alembic merge heads -m merge"
+            "alembic merge heads -m merge, or delete a revision that `copier recopy` brought back"
         )
     if not heads:
         raise CommandError(
