@@ -102,7 +102,7 @@ async def test_a_change_inside_is_stored(
         expected = json.loads(json.dumps(document))
         change(document)
         change(expected)
-        assert note in session.dirty, step
+        assert session.is_modified(note), step
         await session.commit()
         assert getattr(note, name) == expected
         assert await read_again(session, name) == expected
