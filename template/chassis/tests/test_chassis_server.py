@@ -19,6 +19,7 @@ from chassis_processes import answers, free_port, has_ipv6, run_sample, serving,
 from httpx2 import Client, TransportError
 
 from chassis import ChassisSettings
+from chassis.listening import open_sockets
 from chassis.server import Server, create_config, run
 
 # The default limit of a body.
@@ -43,7 +44,8 @@ class Threaded:
 def in_thread(**settings: Any) -> Iterator[Threaded]:
     chosen = ChassisSettings(server_port=free_port(), **settings)
     server = Server(create_config(APP, chosen), chosen)
-    thread = Thread(target=server.run)
+    sockets = open_sockets(chosen.server_host, chosen.server_port)
+    thread = Thread(target=server.run, args=(sockets,))
     with Client(base_url=f"http://127.0.0.1:{chosen.server_port}", timeout=30) as client:
         thread.start()
         try:
@@ -218,6 +220,11 @@ def test_a_redirect_keeps_the_scheme_and_the_prefix_of_a_trusted_proxy() -> None
         assert answer.headers["location"] == "https://shop.example.com/orders/livez"
         running.process.send_signal(signal.SIGTERM)
         until(lambda: "stopping" in running.client.get("/readyz").text)
+
+
+def test_a_request_may_take_longer_than_its_headers() -> None:
+    with in_thread(server_header_timeout_seconds=1) as running:
+        assert running.client.get("/wait?seconds=3").status_code == 200
 
 
 def test_a_request_that_takes_too_long_is_cut_off() -> None:

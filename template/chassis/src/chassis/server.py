@@ -19,8 +19,8 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .clients import Clients, ServingLoop, limit_connections, note_request
 from .context import RequestContext
 from .db.budget import report_budget
 from .db.errors import DatabaseSettingsError, DatabaseUnavailableError
@@ -69,8 +69,7 @@ def create_config(app: str, settings: ChassisSettings, *, reload: bool = False) 
         workers=1 if reload else settings.server_workers,
         reload=reload,
         reload_dirs=_source_folders(app) if reload else None,
-        loop="uvloop" if find_spec("uvloop") else "asyncio",
-        http=Protocol,
+        http="httptools",
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -113,33 +112,6 @@ def _source_folders(app: str) -> list[str]:
     return [str(Path(spec.origin).parent) for spec in specs if spec is not None and spec.origin]
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, which may close a connection while a request on it is still being served.
-
-    It does so where garbage follows a request. asyncio would ignore the answer, uvloop raises: an
-    error of the application by the looks of it, with a traceback that any client can cause.
-    """
-
-    def connection_made(self, transport: Any) -> None:
-        """Take over a connection."""
-        super().connection_made(Transport(transport))  # type: ignore[arg-type]
-
-
-class Transport:
-    """A transport that ignores what is written when it is closed."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, if there is anybody to send them to."""
-        if not self._transport.is_closing():
-            self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
 class Server(uvicorn.Server):
     """One process that serves. It reports a start that failed, and drains when told to stop.
 
@@ -155,6 +127,8 @@ class Server(uvicorn.Server):
         self._settings = type(settings)
         self._log_options = LogOptions.of(settings)
         self._drain_seconds = settings.server_drain_seconds
+        self._header_seconds = settings.server_header_timeout_seconds
+        self._max_connections = settings.server_max_connections
         self._drained_at: float | None = None
         self._shares_metrics = settings.metrics_enabled and config.workers > 1
 
@@ -165,7 +139,8 @@ class Server(uvicorn.Server):
         if not exit_with_parent():
             self._stop_on_hangup()
         try:
-            super().run(sockets)
+            with asyncio.Runner(loop_factory=ServingLoop) as runner:
+                runner.run(self.serve(sockets))
         except Exception as error:
             if self.started:
                 raise
@@ -180,6 +155,8 @@ class Server(uvicorn.Server):
         """Start the application, inside what this server adds to it."""
         settings = _settings_of(self.config.loaded_app)
         self.config.loaded_app = DrainMiddleware(self.config.loaded_app, self)
+        if sockets is not None:
+            self._watch_clients(sockets)
         await super().startup(sockets)
         if self.started and sockets is not None:
             logger.info("Uvicorn running on %s (Press CTRL+C to quit)", listed_urls(sockets))
@@ -223,6 +200,15 @@ class Server(uvicorn.Server):
         if threading.current_thread() is threading.main_thread():
             stop_on_hangup(self.handle_exit)
 
+    def _watch_clients(self, sockets: list[socket]) -> None:
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, ServingLoop):
+            clients = Clients(
+                limit=limit_connections(self._max_connections), header_seconds=self._header_seconds
+            )
+            loop.guard(sockets, clients)
+            self._watch = asyncio.create_task(clients.watch())
+
     def _drain(self) -> None:
         if self._drained_at is None:
             self._drained_at = time.monotonic() + self._drain_seconds
@@ -240,6 +226,7 @@ class DrainMiddleware:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass what comes on, by its type."""
+        note_request()
         match scope["type"]:
             case "http":
                 return self.serve(scope, receive, send)

@@ -52,6 +52,8 @@ class ChassisSettings(DatabaseSettings):
     server_replicas: Annotated[int, Field(ge=1)] = 1
     server_drain_seconds: Seconds = 0
     server_graceful_timeout_seconds: Annotated[int, Field(ge=0)] = 20
+    server_header_timeout_seconds: Seconds = 15
+    server_max_connections: Annotated[int, Field(ge=1)] = 10_000
     server_trusted_proxies: str = "127.0.0.1"
     # Where a proxy serves this service and takes the prefix off: /orders
     server_root_path: str = ""

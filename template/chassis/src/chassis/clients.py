@@ -1,0 +1,236 @@
+"""The connections of clients: how many there may be, and how long each may ask for nothing.
+
+uvicorn limits neither. What stands here is asyncio's public interface alone: a protocol between
+the event loop and uvicorn's, on the sockets that the service listens on.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import partial
+from importlib.util import find_spec
+from socket import socket
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or not find_spec("uvloop"):
+    Loop = getattr(asyncio, "ProactorEventLoop", asyncio.SelectorEventLoop)
+else:
+    from uvloop import Loop
+
+logger = logging.getLogger(__name__)
+
+# A connection that asked for nothing this long may be closed to make room for another.
+SPARE_SECONDS = 1.0
+REPORT_SECONDS = 10.0
+# Files that are none of clients: the database's connections, logs, modules.
+FILES_KEPT = 64
+
+_CURRENT: ContextVar["Client | None"] = ContextVar("chassis_client", default=None)
+
+
+def _answer(status: str, detail: str) -> bytes:
+    body = (
+        f'{{"type":"about:blank","title":"{status[4:]}","status":{status[:3]},"detail":"{detail}"}}'
+    )
+    return (
+        f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/problem+json\r\n"
+        f"content-length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+_TOO_LATE = _answer("408 Request Timeout", "The headers took too long to arrive.")
+_TOO_MANY = _answer("503 Service Unavailable", "The service has too many connections.")
+
+
+def note_request() -> None:
+    """Note that the connection that is served here has asked for something."""
+    if (client := _CURRENT.get()) is not None:
+        client.begin_request()
+
+
+def limit_connections(wanted: int) -> int:
+    """Return how many connections there may be: fewer than the files that a process may open."""
+    try:
+        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+    except ImportError:
+        return wanted
+    files, _ = getrlimit(RLIMIT_NOFILE)
+    return wanted if files == RLIM_INFINITY else min(wanted, files - min(FILES_KEPT, files // 2))
+
+
+class Clients:
+    """The open connections of this process, the oldest first."""
+
+    def __init__(self, *, limit: int, header_seconds: float) -> None:
+        self._limit = limit
+        self._header_seconds = header_seconds
+        self._open: dict[Client, None] = {}
+        self._late = self._spared = self._refused = 0
+        self._reported = float("-inf")
+
+    def add(self, client: "Client") -> bool:
+        """Take a connection in. Return whether there is room for it."""
+        if len(self._open) >= self._limit and not self._close_spare():
+            self._refused += 1
+            return False
+        self._open[client] = None
+        return True
+
+    def remove(self, client: "Client") -> None:
+        """Forget a connection that is closed."""
+        self._open.pop(client, None)
+
+    async def watch(self) -> None:
+        """Close connections without a request for too long, and report what was closed."""
+        while True:
+            await asyncio.sleep(SPARE_SECONDS)
+            for client in list(self._open):
+                client.idle_seconds = 0.0 if client.is_busy else client.idle_seconds + SPARE_SECONDS
+                if client.idle_seconds > self._header_seconds > 0:
+                    self._late += 1
+                    self._close(client)
+            if time.monotonic() - self._reported > REPORT_SECONDS:
+                self._report()
+
+    def _close_spare(self) -> bool:
+        """Close one that asked for nothing so far, else one that waits for its next request."""
+        idle = [client for client in self._open if client.idle_seconds]
+        spare = next((client for client in idle if not client.has_asked), None)
+        if spare is None and not idle:
+            return False
+        self._spared += 1
+        self._close(spare or idle[0])
+        return True
+
+    def _close(self, client: "Client") -> None:
+        self.remove(client)
+        client.close()
+
+    def _report(self) -> None:
+        if not (self._late or self._spared or self._refused):
+            return
+        level = logging.WARNING if self._spared or self._refused else logging.INFO
+        logger.log(
+            level,
+            "%d of %d connections are open; closed without the headers of a request: %d after "
+            "%g s (APP_SERVER_HEADER_TIMEOUT_SECONDS), %d to make room; refused: %d "
+            "(APP_SERVER_MAX_CONNECTIONS, and fewer than the files that may be open)",
+            *(len(self._open), self._limit, self._late, self._header_seconds),
+            *(self._spared, self._refused),
+        )
+        self._late = self._spared = self._refused = 0
+        self._reported = time.monotonic()
+
+
+class Client(asyncio.Protocol):
+    """One connection. It passes everything on to the protocol of the server, if there is room."""
+
+    def __init__(self, clients: Clients, create_protocol: Callable[[], asyncio.Protocol]) -> None:
+        self.protocol = asyncio.Protocol()
+        self.idle_seconds = 0.0
+        self.has_asked = False
+        self._clients = clients
+        self._create_protocol = create_protocol
+        self._transport: Any = None
+        self._task: asyncio.Task[Any] | None = None
+        self._is_heard = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of it is being served."""
+        return self._task is not None and not self._task.done()
+
+    def begin_request(self) -> None:
+        """Note that all headers of a request are there."""
+        self._task = asyncio.current_task()
+        self.idle_seconds = 0.0
+        self.has_asked = True
+        self._is_heard = False
+
+    def close(self) -> None:
+        """Close it, with an answer to the headers that began."""
+        if self._is_heard and not self._transport.is_closing():
+            self._transport.write(_TOO_LATE)
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over a connection, or refuse it."""
+        self._transport = transport
+        if self._clients.add(self):
+            self.protocol = self._create_protocol()
+            below: Any = Transport(self, self._transport)
+            self.protocol.connection_made(below)
+        else:
+            self._transport.write(_TOO_MANY)
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what was sent; a task that is begun for it knows whose request it serves."""
+        self._is_heard = True
+        _CURRENT.set(self)
+        self.protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """Pass on that the client sends no more."""
+        return self.protocol.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass on that the client reads too slowly."""
+        self.protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that the client has read."""
+        self.protocol.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Pass on that it is closed."""
+        self._clients.remove(self)
+        self.protocol.connection_lost(error)
+
+
+class Transport:
+    """A connection's transport, which ignores what is written when it is closed.
+
+    uvicorn may close a connection while a request on it is still being served, where garbage
+    follows the request. asyncio would ignore the answer, uvloop raises: an error of the application
+    by the looks of it, with a traceback that any client can cause.
+    """
+
+    def __init__(self, client: Client, transport: asyncio.Transport) -> None:
+        self._client = client
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, if there is anybody to send them to."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        """Hand the connection to another protocol, as for a websocket."""
+        self._client.protocol = protocol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class ServingLoop(Loop):  # type: ignore[misc, valid-type]
+    """An event loop that knows the clients of the sockets that a service listens on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sockets: Sequence[socket] = ()
+        self._clients: Clients | None = None
+
+    def guard(self, sockets: Sequence[socket], clients: Clients) -> None:
+        """Let the connections to these sockets be limited."""
+        self._sockets, self._clients = sockets, clients
+
+    async def create_server(
+        self, create_protocol: Callable[[], asyncio.Protocol], *arguments: Any, **options: Any
+    ) -> Any:
+        """Begin to listen."""
+        if self._clients is not None and options.get("sock") in self._sockets:
+            create_protocol = partial(Client, self._clients, create_protocol)
+        return await super().create_server(create_protocol, *arguments, **options)
