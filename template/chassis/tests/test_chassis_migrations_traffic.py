@@ -46,15 +46,15 @@ def depot(tmp_path: Path, settings: ChassisSettings) -> Iterator[Depot]:
 
 
 @contextmanager
-def used(settings: ChassisSettings, table: str = "bin") -> Iterator[Timer]:
+def used(settings: ChassisSettings, by: str = "SELECT * FROM bin") -> Iterator[Timer]:
     """Use a table in an open transaction; the timer ends it once it is started."""
     with administered(settings) as admin:
-        reader = admin.execution_options(isolation_level="READ COMMITTED")
-        reader.execute(text(f"SELECT * FROM {table}"))
-        timer = Timer(2.5, reader.rollback)
+        user = admin.execution_options(isolation_level="READ COMMITTED")
+        user.execute(text(by))
+        timer = Timer(2.5, user.rollback)
         yield timer
         timer.cancel()
-        reader.rollback()
+        user.rollback()
 
 
 def ask(settings: DatabaseSettings, query: str) -> object:
@@ -146,7 +146,7 @@ def test_a_concurrent_index_waits_for_the_transactions_that_are_open(
 ) -> None:
     depot.add("2", CONCURRENT.format(""))
 
-    with used(settings, "other") as timer:
+    with used(settings, "INSERT INTO other VALUES (7)") as timer:
         timer.start()
         upgrade(depot.package, changed(settings, database_lock_timeout_seconds=0.2))
 
