@@ -85,7 +85,7 @@ def test_a_full_disk_is_an_outage_until_there_is_room(bank: Bank, small_disk: Pa
         (small_disk / "ballast").unlink()
         assert reason(service) == ""
         assert write(service) == {201: REQUESTS}
-        check_log(service)
+        check_log(service, "database or disk is full")
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv")
@@ -101,7 +101,7 @@ def test_a_read_only_file_is_an_outage_until_it_is_writable(bank: Bank) -> None:
             side.chmod(0o644)
         assert reason(service) == ""
         assert write(service) == {201: REQUESTS}
-        check_log(service)
+        check_log(service, "readonly database")
 
 
 @pytest.mark.parametrize("pages", ["some", "all"])
@@ -118,7 +118,7 @@ def test_a_broken_file_is_an_outage(bank: Bank, pages: str) -> None:
             answers = Counter(client.get("/entries").status_code for _ in range(REQUESTS))
         assert answers == {503: REQUESTS}
         assert reason(service)
-        check_log(service)
+        check_log(service, "not a database" if pages == "all" else "malformed")
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", "moved"])

@@ -220,9 +220,6 @@ REFUSED: dict[str, Refused] = {
     "delete": lambda session: session.execute(delete(Item)),
     "select_for_update": lambda session: session.execute(select(Item).with_for_update()),
     "get_for_update": lambda session: session.get(Item, 1, with_for_update=True),
-    "stream": lambda session: session.stream(select(Item)),
-    "stream_scalars": lambda session: session.stream_scalars(select(Item)),
-    "yield_per": lambda session: session.execute(select(Item), execution_options={"yield_per": 10}),
 }
 
 

@@ -101,6 +101,7 @@ def _sqlite_engine(
     )
     sqlite.configure_connections(engine.sync_engine, settings, read_only=read_only)
     sqlite.free_lock_on_cancellation(engine.sync_engine)
+    sqlite.end_streams_at_checkin(engine.sync_engine)
     sqlite_file.refuse_replaced_file(engine.sync_engine, Path(url.database or ""))
     sqlite_file.replace_broken_connections(engine.sync_engine, read_only=read_only)
     if not read_only:

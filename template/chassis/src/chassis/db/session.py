@@ -138,7 +138,7 @@ class _Scope:
                 # It holds no connection.
                 session.sync_session.close()
             elif kind is None and session.get_bind().dialect.skip_autocommit_rollback:
-                # Nothing is sent to the database.
+                # At most the end of a stream's transaction is sent to the database.
                 await session.close()
             else:
                 # In a task of its own, which survives the cancellation of this one.

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _UNCOMMITTED = "chassis_uncommitted"
 _BEGAN = "chassis_began"
+_SNAPSHOT = "chassis_snapshot"
 # Of a transaction outside of the database: it holds a connection, on SQLite the only one.
 HELD_TOO_LONG_SECONDS = 1.0
 
@@ -98,7 +99,18 @@ class ReadSession(_Session):
             raise ReadOnlySessionError("with_for_update() needs a transaction: take DbSession")
         for given in (options.get("execution_options", {}), statement.get_execution_options()):
             if given.get("stream_results") or given.get("yield_per"):
-                raise ReadOnlySessionError("streaming needs a transaction: take DbSession")
+                self._begin_snapshot()
+
+    def _begin_snapshot(self) -> None:
+        """Read in a transaction from here on: a cursor of PostgreSQL's lives in one.
+
+        A stream of SQLite's sees one snapshot anyway, and holds up no writer.
+        """
+        if self.get_bind().dialect.name == "postgresql" and _SNAPSHOT not in self.info:
+            # Nothing was begun so far; this returns the connection.
+            self.commit()
+            self.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            self.info[_SNAPSHOT] = True
 
 
 @event.listens_for(WriteSession, "after_flush")
@@ -134,6 +146,12 @@ def _warn_of_held_transaction(began: float, seconds_before: float) -> None:
             inside + outside,
             inside,
         )
+
+
+@event.listens_for(ReadSession, "after_transaction_end")
+def _end_snapshot(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.info.pop(_SNAPSHOT, None)
 
 
 @event.listens_for(ReadSession, "before_flush")

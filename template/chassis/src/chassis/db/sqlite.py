@@ -93,6 +93,16 @@ def free_lock_on_cancellation(engine: Engine) -> None:
             driver.interrupt_now()
 
 
+def end_streams_at_checkin(engine: Engine) -> None:
+    """Let go of what a stream left unread: its snapshot would keep the WAL from being cut."""
+
+    @event.listens_for(engine, "checkin")
+    def close_streams(connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        driver: Any = record.driver_connection
+        if driver is not None:
+            driver.close_streams()
+
+
 def optimize_on_close(engine: Engine) -> None:
     """Let SQLite renew the statistics that it plans queries by, as its manual asks."""
 

@@ -20,6 +20,7 @@ class SQLiteConnection(aiosqlite.Connection):
     def __init__(self, database: str, **options: Any) -> None:
         self._options = {"database": database, **options}
         self._begins = False
+        self._streams: set[Cursor] = set()
         super().__init__(self._open, iter_chunk_size=FIRST_ROWS)
         # As SQLAlchemy has it: a process that forgets to dispose an engine ends all the same.
         self._thread.daemon = True
@@ -56,6 +57,15 @@ class SQLiteConnection(aiosqlite.Connection):
             self._sqlite.execute("BEGIN IMMEDIATE")
             self._begins = False
         return method(self._sqlite, statement, parameters)
+
+    def note_stream(self, cursor: "Cursor", *, is_open: bool) -> None:
+        """Remember a cursor that has rows left, which holds a snapshot of the database."""
+        (self._streams.add if is_open else self._streams.discard)(cursor)
+
+    def close_streams(self) -> None:
+        """Let go of what was left unread; nothing else may use the connection meanwhile."""
+        for cursor in tuple(self._streams):
+            cursor.close_here()
 
     def interrupt_now(self) -> None:
         """Stop the statement that runs; its thread goes on with what waits behind it."""
@@ -112,7 +122,14 @@ class Cursor:
     async def close(self) -> None:
         """Let go of rows that nobody asked for."""
         if self._open is not None:
-            await self._connection.visit(self._close_here)
+            await self._connection.visit(self.close_here)
+
+    def close_here(self) -> None:
+        """Let go of the rows, in the connection's thread or while that has nothing to do."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+            self._connection.note_stream(self, is_open=False)
 
     async def _run(
         self, method: Callable[..., sqlite3.Cursor], statement: str, parameters: Any
@@ -125,11 +142,12 @@ class Cursor:
 
     def _run_here(self, *statement: Any) -> None:
         self._open = cursor = self._connection.execute_here(*statement)
+        self._connection.note_stream(self, is_open=True)
         self.description, self.lastrowid = cursor.description, cursor.lastrowid
         if cursor.description:
             self._rows = self._fetch_here(FIRST_ROWS)
         else:
-            self._close_here()
+            self.close_here()
         # Of INSERT … RETURNING known only when its rows are fetched.
         self.rowcount = cursor.rowcount
 
@@ -137,10 +155,5 @@ class Cursor:
         assert self._open is not None
         rows = self._open.fetchmany(size) if size >= 0 else self._open.fetchall()
         if len(rows) != size:
-            self._close_here()
+            self.close_here()
         return rows
-
-    def _close_here(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
