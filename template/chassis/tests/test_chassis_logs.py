@@ -230,6 +230,38 @@ class TestLines:
         assert not [line for line in lines if "color_message" in line]
 
 
+class TestTextLines:
+    """Lines for people, into which nobody writes lines of his own."""
+
+    def test_control_characters_of_a_message_are_escaped(self) -> None:
+        with logged(LogOptions(form="text")) as log:
+            logger.warning("got %s\n", "a\nb\r\x1b[31m\x85\u2028\tc")
+
+        [line] = log.getvalue().splitlines()
+        assert line.endswith(r"WARNING got a\nb\r\x1b[31m\x85\u2028\tc")
+
+    def test_a_traceback_has_lines_and_no_other_control_characters(self) -> None:
+        with logged(LogOptions(form="text")) as log:
+            try:
+                raise LookupError("a\x1b[31m\rb")
+            except LookupError:
+                logger.exception("failed")
+
+        first, second, *_, last = log.getvalue().split("\n")[:-1]
+        assert first.endswith("ERROR failed")
+        assert second == "Traceback (most recent call last):"
+        assert last == r"LookupError: a\x1b[31m\rb"
+
+    def test_the_path_of_a_websocket_is_not_written(self) -> None:
+        with logged(LogOptions(form="text")) as log:
+            server = logging.getLogger("uvicorn.error")
+            server.info('%s - "WebSocket %s" [accepted]', "127.0.0.1:1", f"/ws?key={SECRET}")
+            server.info("connection open")
+
+        assert SECRET not in log.getvalue()
+        assert "connection open" in log.getvalue()
+
+
 class TestAccessLine:
     """One line for each request."""
 

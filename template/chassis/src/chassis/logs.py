@@ -77,9 +77,13 @@ def configure_logging(options: LogOptions) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a record of the server tells more than what was logged of its request."""
+    """Return whether a record of the server tells more than what was logged of its request.
+
+    Its lines about websockets are not wanted either: they hold the path with its query.
+    """
     request = current_request()
-    return request is None or not request.is_reported
+    is_reported = request is not None and request.is_reported
+    return not is_reported and "WebSocket %s" not in str(record.msg)
 
 
 def _secrets_of(settings: ChassisSettings) -> list[str]:

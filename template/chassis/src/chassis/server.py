@@ -227,13 +227,11 @@ class DrainMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass what comes on, by its type."""
         note_request()
-        match scope["type"]:
-            case "http":
-                return self.serve(scope, receive, send)
-            case "lifespan":
-                return self.lifespan(scope, receive, send)
-            case _:
-                return self.app(scope, receive, send)
+        if scope["type"] == "http":
+            return self.serve(scope, receive, send)
+        if scope["type"] == "lifespan":
+            return self.lifespan(scope, receive, send)
+        return self.app(scope, receive, send)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; a bug is logged here, as uvicorn would hang up after its answer."""
