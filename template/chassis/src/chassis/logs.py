@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from pydantic import SecretStr
 
 from .context import NO_ROUTE, RequestContext, current_request
+from .log_stream import LogStream, open_log_stream
 from .settings import ChassisSettings
 
 access_logger = logging.getLogger("chassis.access")
@@ -64,8 +65,10 @@ def configure_logging(options: LogOptions) -> None:
 
     `auto` is text in a terminal, else JSON.
     """
-    text = options.form == "text" or (options.form == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler() if text else JSONHandler()
+    stream = open_log_stream()
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    text = options.form == "text" or (options.form == "auto" and is_terminal)
+    handler = logging.StreamHandler(stream) if text else JSONHandler(stream)
     handler.setFormatter((TextFormatter if text else JSONFormatter)(options.secrets))
     logging.basicConfig(level=options.level, handlers=[handler])
     logging.captureWarnings(True)
@@ -114,7 +117,7 @@ def log_access(request: RequestContext) -> None:
     access_logger.info("%s %d", request.name, request.status, extra=fields)
 
 
-class JSONHandler(logging.StreamHandler[TextIO]):
+class JSONHandler(logging.StreamHandler[TextIO | LogStream]):
     """Writes lines to standard error, which sends each of them on at its end."""
 
 
