@@ -251,9 +251,23 @@ def _place(thing: Thing) -> str:
     return f"table {table}, {thing.kind}" + (f" {thing.name}" if thing.name else "")
 
 
-def describe_difference(difference: Any) -> str:
-    """Return what Alembic found, as `remove_table bin`, and what to do about it."""
-    kind, *parts = difference[0] if isinstance(difference, list) else difference
-    names = [getattr(part, "name", part) for part in parts]
-    found = " ".join([kind, *(name for name in names if isinstance(name, str))])
-    return f"alembic check: {found}: alembic revision --autogenerate writes it"
+def describe_missed(drift: Drift, found: list[Any]) -> list[str]:
+    """Return what Alembic found in tables without another difference, as `remove_table bin`."""
+    differences = [one[0] if isinstance(one, list) else one for one in found]
+    told = {line.replace(",", " ").split()[1] for line in drift.differences}
+    return [_describe_found(one) for one in differences if not told & set(_find_names(one))]
+
+
+def _describe_found(difference: Any) -> str:
+    return (
+        f"alembic check: {' '.join([difference[0], *_find_names(difference)])}: "
+        "alembic revision --autogenerate writes it"
+    )
+
+
+def _find_names(difference: Any) -> list[str]:
+    """Return the table and what it is about in it, of one of Alembic's differences."""
+    parts = [part for part in difference[1:] if part is not None]
+    tables = [getattr(part, "table", None) for part in parts]
+    named = [getattr(part, "name", part) for part in (*tables, *parts)]
+    return list(dict.fromkeys(name for name in named if isinstance(name, str)))

@@ -54,9 +54,14 @@ def _read_definitions(tokens: list[str]) -> Iterator[Part]:
             continue
         column, *rest = definition
         type_, *clauses = _split_before(["type", *rest], _CLAUSES)
-        facts = {"type": _join(type_[1:]), "nullability": "nullable"}
+        facts = {"type": _read_type(type_[1:]), "nullability": "nullable"}
         yield "column", column, facts | _read_facts(clauses)
         yield from _read_constraints([token for clause in clauses for token in clause], column)
+
+
+def _read_type(tokens: list[str]) -> str:
+    """Return a type without the length of a text, which SQLite does not keep to."""
+    return tokens[0] if tokens and tokens[0] in ("char", "varchar", "nvarchar") else _join(tokens)
 
 
 def _read_facts(clauses: list[list[str]]) -> dict[str, str]:
