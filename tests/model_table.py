@@ -20,7 +20,10 @@ from tests.models.trial import (
 )
 from tests.postgres import start_postgres
 
-STEPS = ("writes", "lints", "one text", "applies", "stores", "no drift", "down", "up again")
+STEPS = (
+    *("writes", "lints", "one text", "applies", "stores", "no drift", "down", "up again"),
+    "--check",
+)
 COLUMNS = "{:58} {:9}" + " {:>9}" * len(STEPS)
 VARYING = re.compile(r"^(Create Date|Revision ID|Revises):?.*$", re.MULTILINE)
 
@@ -86,6 +89,9 @@ def use_revision(row: Row, package: Package, databases: Databases, target: str) 
             assert (left := leftovers(settings)) == set(), left
             with row.step("up again", target):
                 package.upgrade(settings)
+    if target == row.engine:
+        with row.step("--check", target):
+            package.check(settings)
 
 
 def lint(text: str) -> None:
