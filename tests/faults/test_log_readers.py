@@ -25,7 +25,7 @@ def slowest(ledger: Ledger, requests: int) -> float:
 
 def read(pipe: int) -> bytes:
     """Read what there is."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         try:
             part = os.read(pipe, 65536)

@@ -10,8 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.postgres import PASSWORD, USER
+
 from .bank import Bank
-from .servers import PASSWORD, USER, Cluster, find_programs, started
+from .servers import Cluster, find_programs, started
 
 ADD_COLUMN = 'op.add_column("entries", sa.Column("note", sa.String()))'
 TRIES = 3

@@ -276,7 +276,7 @@ def test_the_description_says_which_pool_settings_sqlite_ignores() -> None:
     assert "does not apply" not in from_environment({}).describe_database()
 
     line = from_environment({"APP_DATABASE_POOL_SIZE": "20"}).describe_database()
-    assert "connections: 1 write, 10 read; APP_DATABASE_POOL_SIZE does not apply" in line
+    assert "connections: 1 write, 2 read; APP_DATABASE_POOL_SIZE does not apply" in line
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:

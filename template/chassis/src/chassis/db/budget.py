@@ -66,7 +66,7 @@ def needs(settings: DatabaseSettings, *, processes: int) -> list[tuple[DatabaseT
         return []
     # And one for the readiness probe.
     writes = settings.database_pool_size + settings.database_max_overflow + 1
-    reads = settings.database_read_pool_size
+    reads = settings.read_pool_size
     if replica is primary:
         return [(primary, processes * (writes + reads) + MIGRATION_CONNECTIONS)]
     stands_in = reads if settings.database_read_fallback else 0

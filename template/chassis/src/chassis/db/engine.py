@@ -44,7 +44,7 @@ def create_read_engine(settings: DatabaseSettings) -> AsyncEngine:
     Raises DatabaseSettingsError for a custom database, which has one engine for both.
     """
     target = settings.database_read_target
-    return _read_engine(settings, target, pool_size=settings.database_read_pool_size)
+    return _read_engine(settings, target, pool_size=settings.read_pool_size)
 
 
 def create_probe_engine(

@@ -83,7 +83,7 @@ class DatabaseSettings(BaseSettings):
     database_postgres_sslkey: str | None = None
 
     database_pool_size: Annotated[int, Field(ge=1)] = 5
-    database_read_pool_size: Annotated[int, Field(ge=1)] = 10
+    database_read_pool_size: Annotated[int, Field(ge=1)] | None = None
     database_max_overflow: Annotated[int, Field(ge=0)] = 0
     database_pool_timeout: Seconds = 5
     database_pool_recycle: Annotated[int, Field(ge=-1)] = 300
@@ -146,6 +146,12 @@ class DatabaseSettings(BaseSettings):
             warnings.append(f"{variable} is not read without APP_DATABASE_BACKEND=postgres")
         return tuple(dict.fromkeys(warnings))
 
+    @property
+    def read_pool_size(self) -> int:
+        """How many read connections: as set, else 10; on SQLite 2, beside which writers do well."""
+        default = 2 if self.database_target.backend == "sqlite" else 10
+        return self.database_read_pool_size or default
+
     def describe_database(self) -> str:
         """Give one line for the log: target, the variable that chose it, pool sizes; no secret."""
         target = self.database_target
@@ -160,7 +166,7 @@ class DatabaseSettings(BaseSettings):
         return (
             f"database {target.masked} ({target.backend}, chosen by {target.chosen_by}), "
             f"{replica}"
-            f"connections: {write} write, {self.database_read_pool_size} read{note}"
+            f"connections: {write} write, {self.read_pool_size} read{note}"
         )
 
     @field_validator("database_sqlite_journal_mode", "database_sqlite_synchronous", mode="before")
