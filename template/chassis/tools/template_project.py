@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,14 @@ def run(
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise StatusError(f"{program} failed: {hide_credentials(reason)}")
     return done.stdout
+
+
+def find_copier() -> list[str]:
+    """Return the command that runs Copier. Raise StatusError if there is none."""
+    found = shutil.which("copier") or shutil.which("uvx")
+    if found is None:
+        raise StatusError("neither copier nor uvx is on the PATH: install uv, or Copier by pip")
+    return [found] if Path(found).stem == "copier" else [found, "copier"]
 
 
 def hide_credentials(text: str) -> str:

@@ -20,6 +20,7 @@ from template_project import (
     StatusError,
     digest,
     find_changes,
+    find_copier,
     hide_credentials,
     read_project,
     run,
@@ -160,10 +161,7 @@ def describe_installed(project: Project) -> Iterator[str]:
 
 def show_diff(project: Project) -> int:
     """Print what the newest release renders otherwise outside chassis/; change nothing."""
-    copier = shutil.which("copier") or shutil.which("uvx")
-    if copier is None:
-        raise StatusError("neither copier nor uvx is on the PATH: install uv, or Copier by pip")
-    command = [copier] if Path(copier).stem == "copier" else [copier, "copier"]
+    command = find_copier()
     with tempfile.TemporaryDirectory(prefix="chassis-diff-") as name:
         folder = Path(name)
         (folder / "answers.yml").write_text(project.answers, encoding="utf-8")
