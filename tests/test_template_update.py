@@ -330,7 +330,7 @@ def test_what_is_pushed_meanwhile_is_not_overwritten(proposed: Origin) -> None:
     assert proposed.calls() == []
 
 
-def test_a_conflict_is_named_before_anything_is_locked_or_pushed(origin: Origin) -> None:
+def test_a_conflict_is_named_and_nothing_is_pushed(origin: Origin) -> None:
     """uv could not even read the file."""
     origin.project.append("chassis/pyproject.toml", "# Ours.\n")
     origin.project.write("uv.lock", "")

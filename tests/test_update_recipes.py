@@ -80,7 +80,7 @@ def test_a_fork_with_the_tags_of_the_original_is_updated_by_its_own_releases(
     project.replace(ANSWERS_FILE, str(releases.repository.path), str(fork.path))
     project.commit("Take the fork")
     release(fork, "v1.0.0+acme.1")
-    with pytest.raises(ProcessExecutionError, match=f"pathspec '{FIRST}' did not match"):
+    with pytest.raises((ValueError, ProcessExecutionError), match=FIRST):
         project.update()
     add, fetch, *_ = recipe("A fork of the template")
     run(re.sub(r"https:\S+", str(releases.repository.path), add), fork.path)
