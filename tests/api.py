@@ -1,13 +1,17 @@
 """What a service's half may rely on, as the chassis has it now: `python -m tests.api` records it.
 
 What is recorded stays, within a major version: a half that an older release rendered must work
-with a newer chassis. So recording only ever adds.
+with a newer chassis. So recording only ever adds lines, and a line says more than a name: whether
+a function is awaited, entered or called, each parameter, type and default. A type is named without
+its module, which may move.
 """
 
 import importlib
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -15,12 +19,19 @@ from chassis import ChassisSettings, create_app, create_cli
 from fastapi.routing import iter_route_contexts
 
 from tests.repository import ROOT
+from tests.signatures import describe
 
 Api = dict[str, list[str]]
 
 CHASSIS = ROOT / "template" / "chassis"
 RECORDED = Path(__file__).parent / "recorded" / "api.yml"
 MODULES = ("chassis", "chassis.db", "chassis.fields", "chassis.testing")
+# Rendered routers import the first, the guide names the others.
+NAMES = {
+    "chassis.errors": ["problem_responses"],
+    "chassis.context": ["outgoing_headers"],
+    "chassis.health": ["add_readiness_check"],
+}
 HEADER = """\
 # What the user's half of a released service may rely on. `python -m tests.api` adds to it; nothing
 # is ever removed within a major version.
@@ -30,13 +41,9 @@ HEADER = """\
 def api() -> Api:
     """Read the API off the code."""
     project = tomllib.loads((CHASSIS / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {name: sorted(importlib.import_module(name).__all__) for name in MODULES}
+    names = {name: importlib.import_module(name).__all__ for name in MODULES} | NAMES
     return {
-        **names,
-        # Rendered routers import the first, the guide names the others.
-        "chassis.errors": ["problem_responses"],
-        "chassis.context": ["outgoing_headers"],
-        "chassis.health": ["add_readiness_check"],
+        **{module: sorted(_describe(module, names[module])) for module in names},
         "distribution": [f"{project['name']}=={project['version']}"],
         "requires-python": [project["requires-python"]],
         "extras": sorted(project["optional-dependencies"]),
@@ -51,6 +58,13 @@ def api() -> Api:
     }
 
 
+def find_broken(old: list[str], new: list[str]) -> list[str]:
+    """Return what breaks a caller: lines that are gone, and parameters that are newly required."""
+    known = {re.split(r"[(:]", line)[0] for line in old}
+    added = (re.fullmatch(r"(\w+)\((?:\d+\.|\*) [^=]+\)", line) for line in {*new} - {*old})
+    return sorted({*old} - {*new} | {match[0] for match in added if match and match[1] in known})
+
+
 def recorded() -> Api:
     """Read what was recorded."""
     if not RECORDED.exists():
@@ -63,16 +77,39 @@ def record() -> None:
     """Add what is new."""
     known, found = recorded(), api()
     kinds = {kind: sorted({*known.get(kind, []), *found.get(kind, [])}) for kind in known | found}
-    RECORDED.write_text(HEADER + yaml.safe_dump(kinds, sort_keys=False), encoding="utf-8")
+    RECORDED.write_text(
+        HEADER + yaml.safe_dump(kinds, sort_keys=False, width=1000), encoding="utf-8"
+    )
 
 
-def _commands(command: click.Command, path: str) -> list[str]:
-    options = [name for parameter in command.params for name in parameter.opts]
-    found = [f"{path} {option}".strip() for option in options]
+def _describe(module: str, names: list[str]) -> Iterator[str]:
+    for name in names:
+        yield from describe(name, getattr(importlib.import_module(module), name))
+
+
+def _commands(command: click.Command, path: str) -> Iterator[str]:
+    """Yield each command, and each spelling of its options with what it takes."""
+    yield f"{path or '(the service)'}: {'group' if isinstance(command, click.Group) else 'command'}"
+    for parameter in command.params:
+        for name in [*parameter.opts, *parameter.secondary_opts]:
+            yield f"{path} {name}: {_describe_parameter(parameter)}".strip()
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
-            found += [f"{path} {name}".strip(), *_commands(inner, f"{path} {name}".strip())]
-    return found
+            yield from _commands(inner, f"{path} {name}".strip())
+
+
+def _describe_parameter(parameter: click.Parameter) -> str:
+    kind = "flag" if getattr(parameter, "is_flag", False) else _describe_type(parameter.type)
+    marks = {"required": parameter.required, "several": parameter.multiple}
+    return ", ".join([kind, *(mark for mark, holds in marks.items() if holds)])
+
+
+def _describe_type(kind: Any) -> str:
+    if isinstance(kind, click.Choice):
+        return " | ".join(map(str, kind.choices))
+    if isinstance(kind, click.IntRange | click.FloatRange):
+        return f"{kind.name} {kind.min}..{kind.max}"
+    return str(kind.name)
 
 
 def _settings() -> list[str]:
