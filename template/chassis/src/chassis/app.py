@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
+from .broken_answers import watch_answers
 from .db.health import DatabaseProbe
 from .db.session import open_sessions
 from .errors import add_error_handlers
@@ -68,6 +69,7 @@ class _Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Put the chassis's middleware around everything, the handler of the last resort too."""
         settings: ChassisSettings = self.state.settings
+        watch_answers(self)
         _adopt_mounted(self.routes, "")
         app = super().build_middleware_stack()
         if settings.http_cors_origins:
@@ -119,12 +121,13 @@ async def _run_handlers(app: FastAPI, kind: Literal["on_startup", "on_shutdown"]
 
 
 def _adopt_mounted(routes: Sequence[BaseRoute], path: str) -> None:
-    """Make mounted applications answer with problems, and name their routes by the whole path."""
+    """Make mounted applications answer as the service does, and name routes by the whole path."""
     for context in iter_route_contexts(routes):
         if isinstance(mount := context.original_route, Mount):
             below = path + mount.path
             if isinstance(mounted := mount.app, Starlette):
                 add_error_handlers(mounted)
+                watch_answers(mounted)
                 mounted.state.mounted_at = below
             _adopt_mounted(mount.routes, below)
 

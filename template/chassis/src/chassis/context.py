@@ -33,6 +33,7 @@ class RequestContext(Statements):
         "app",
         "id_header",
         "is_answered",
+        "is_broken",
         "is_late",
         "is_reported",
         "request_id",
@@ -53,6 +54,7 @@ class RequestContext(Statements):
         self.started = perf_counter()
         self.status = 0
         self.is_answered = False
+        self.is_broken = False
         self.is_late = False
         self.is_reported = False
         self.request_id: str | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, time
 from http import HTTPStatus
@@ -119,7 +119,9 @@ def log_failure(request: RequestContext, error: Exception) -> bool:
     request.is_reported = True
     # Starlette wraps what it could have answered, had the answer not begun.
     cause = error.__cause__ if isinstance(error.__cause__, _DATABASE_ERRORS) else error
-    if classify(cause) in _DETAILS:
+    if isinstance(error, HTTPException) and request.is_answered:
+        logger.info("%s: %s: raised by a middleware", request.name, error.status_code)
+    elif classify(cause) in _DETAILS:
         logger.warning("%s: its answer was cut off: %s", request.name, describe_error(cause))
     elif "permanently closed" in str(cause) and isinstance(cause, InvalidRequestError):
         logger.error("%s: %s", request.name, _SESSION_IS_CLOSED)
@@ -130,6 +132,11 @@ def log_failure(request: RequestContext, error: Exception) -> bool:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    # A body that is too large, inside of a `BaseHTTPMiddleware`: FastAPI calls it not readable.
+    if isinstance(error.__cause__, ExceptionGroup):
+        error = next(
+            (one for one in _split(error.__cause__) if isinstance(one, HTTPException)), error
+        )
     if error.status_code < 400:
         return Response(status_code=error.status_code, headers=error.headers)
     headers = dict(error.headers or {})
@@ -172,7 +179,30 @@ async def _was_sent(request: Request, value: date | time) -> bool:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
+    """Answer what reached the outside: a bug, or what a middleware of the service's own raised."""
+    request.scope["chassis"].is_broken = False
+    if isinstance(error, HTTPException):
+        return await _on_http_exception(request, error)
     return problem_response(500, "Something went wrong here, not with the request.")
+
+
+async def _on_group(request: Request, error: Exception) -> Response:
+    """Answer what a task group raised as what went wrong in it, unless any of that is a bug."""
+    found = list(_split(error))
+    if all(isinstance(one, HTTPException) for one in found):
+        return await _on_http_exception(request, found[0])
+    if all(classify(one) in _DETAILS for one in found):
+        return await _on_database_error(request, found[0])
+    raise error
+
+
+def _split(error: BaseException | None) -> Iterator[Exception]:
+    """Yield the errors in a group, and in the groups within."""
+    if isinstance(error, ExceptionGroup):
+        for one in error.exceptions:
+            yield from _split(one)
+    elif isinstance(error, Exception):
+        yield error
 
 
 _DATABASE_ERRORS = (
@@ -186,6 +216,7 @@ _HANDLERS: dict[type[Exception], ExceptionHandler] = {
     HTTPException: _on_http_exception,
     RequestValidationError: _on_invalid_request,
     **dict.fromkeys(_DATABASE_ERRORS, _on_database_error),
+    ExceptionGroup: _on_group,
     Exception: _on_bug,
 }
 # Those that FastAPI gives to each application.

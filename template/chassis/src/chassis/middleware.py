@@ -217,6 +217,8 @@ class Exchange(RequestContext):
             self.status = message["status"]
             message["headers"] = self._middleware.begin(self, message.get("headers", []))
         elif kind == "http.response.body" and not message.get("more_body", False):
+            if self.is_broken:  # Without an end, the server cuts the connection.
+                return self._send({**message, "more_body": True})
             self.is_answered = True
             self.finish()
             if not self.is_complete and not self.is_late:
