@@ -52,27 +52,30 @@ class LogStream:
     def write(self, text: str) -> None:
         """Write a line, or drop it."""
         data = text.encode(errors="backslashreplace")
-        if self._is_free and len(data) <= PART_BYTES:
-            # The usual case, without a context manager: they would take as long as the rest.
-            try:
-                os.write(self._descriptor, data)
-            except OSError:
-                pass
-            else:
-                return
         with self._lock:
-            self._write_or_drop(data)
+            if self._is_free and len(data) <= PART_BYTES:
+                # The usual case, in a third of the time.
+                try:
+                    os.write(self._descriptor, data)
+                except OSError:
+                    pass
+                else:
+                    return
+            missing = self._write_or_drop(data)
+        # Not within the lock: whoever logs holds the one of its handler, and waits for ours.
+        if missing:
+            logger.warning("nobody read the log: %d lines are missing so far", missing)
 
     def flush(self) -> None:
         """Do nothing, as nothing is kept."""
 
-    def _write_or_drop(self, data: bytes) -> None:
+    def _write_or_drop(self, data: bytes) -> int:
+        """Return how many lines are missing, if this is the first after them."""
         was_full = self._is_full
         self._is_full = not self._write_parts(b"\n" + data if self._is_torn else data)
         self._is_free = not (self._blocks or self._is_full)
         self._dropped += self._is_full
-        if was_full and not self._is_full:
-            logger.warning("nobody read the log: %d lines are missing so far", self._dropped)
+        return self._dropped if was_full and not self._is_full else 0
 
     def _write_parts(self, data: bytes) -> bool:
         rest = memoryview(data)

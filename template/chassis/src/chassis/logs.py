@@ -65,18 +65,23 @@ def configure_logging(options: LogOptions) -> None:
 
     `auto` is text in a terminal, else JSON.
     """
-    stream = open_log_stream()
-    is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    text = options.form == "text" or (options.form == "auto" and is_terminal)
-    handler = logging.StreamHandler(stream) if text else JSONHandler(stream)
-    handler.setFormatter((TextFormatter if text else JSONFormatter)(options.secrets))
-    logging.basicConfig(level=options.level, handlers=[handler])
+    if not logging.root.handlers:
+        logging.basicConfig(level=options.level, handlers=[_create_handler(options)])
     logging.captureWarnings(True)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     # At DEBUG the one writes every statement with its values; at INFO the others list their parts.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     logging.getLogger("chassis.db.pool").setLevel(logging.WARNING)
+
+
+def _create_handler(options: LogOptions) -> logging.Handler:
+    stream = open_log_stream()
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    text = options.form == "text" or (options.form == "auto" and is_terminal)
+    handler = logging.StreamHandler(stream) if text else JSONHandler(stream)
+    handler.setFormatter((TextFormatter if text else JSONFormatter)(options.secrets))
+    return handler
 
 
 def _is_news(record: logging.LogRecord) -> bool:
