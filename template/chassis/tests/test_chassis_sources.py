@@ -198,6 +198,17 @@ def test_a_setting_that_takes_any_text_keeps_an_address(monkeypatch: pytest.Monk
     assert Settings().broker_port == "tcp://10.0.0.1:90"
 
 
+def test_two_fields_may_share_the_variable_that_kubernetes_sets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Both(ChassisSettings):
+        cache_port: Annotated[int, Field(validation_alias="REDIS_PORT")] = 1
+        queue_port: Annotated[int, Field(validation_alias="REDIS_PORT")] = 2
+
+    write("environment", {"REDIS_PORT": "tcp://10.0.0.1:6379"}, monkeypatch)
+    assert (Both().cache_port, Both().queue_port) == (1, 2)
+
+
 def test_dotenv_is_nobodys_but_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     write(".env", {SERVER: "tcp://10.0.0.1:80"}, monkeypatch)
     with pytest.raises(ValueError, match="server_port"):

@@ -89,7 +89,7 @@ def read_environment(settings: SettingsClass) -> Texts:
         # Somebody may have meant it for a field that takes any text.
         if str not in _types_of(settings, field):
             for name in filter(is_service_link, variables_of(settings, field)):
-                del texts[name]
+                texts.pop(name, None)
     _refuse_quotes(settings, texts, (*QUOTES, *TYPOGRAPHIC_QUOTES), "")
     return texts
 
