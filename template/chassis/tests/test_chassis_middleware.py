@@ -154,6 +154,27 @@ async def test_a_large_body_is_refused_by_its_announced_length_and_by_its_parts(
         assert refused.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("length", "ends"), [(b"0", [False]), (b"1", [True, False])], ids=["none", "a body"]
+)
+async def test_an_answer_waits_for_a_body_that_nobody_read_if_there_is_one(
+    settings: ChassisSettings, length: bytes, ends: list[bool]
+) -> None:
+    app = create_app(settings, package="sample", routers=[router])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"x"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/livez", "scheme": "http"}
+    headers = [(b"content-length", length)]
+    await app({**scope, "query_string": b"", "headers": headers}, receive, send)
+    assert [message.get("more_body", False) for message in sent[1:]] == ends
+
+
 async def test_a_request_that_takes_too_long_is_answered(settings: ChassisSettings) -> None:
     async with client_of(settings, http_request_timeout_seconds=0.05) as client:
         late = await client.get("/sleep")

@@ -87,7 +87,8 @@ class RequestMiddleware:
             # The server keeps the body to itself, by the scope that it has.
             scope = {**scope, "method": "GET"}
         headers = _first(scope)
-        has_body = b"content-length" in headers or b"transfer-encoding" in headers
+        length = headers.get(b"content-length", b"0")
+        has_body = length != b"0" or b"transfer-encoding" in headers
         exchange = Exchange(self, scope, receive, send, has_body=has_body)
         scope["chassis"] = exchange
         self._identify(exchange, headers)
