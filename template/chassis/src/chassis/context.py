@@ -99,13 +99,13 @@ class RequestContext(Statements):
 
 
 def current_request() -> RequestContext | None:
-    """Give the request that is being served here, if any."""
+    """Return the request that is being served here, if any."""
     current = CURRENT.get()
     return current if isinstance(current, RequestContext) else None
 
 
 def outgoing_headers() -> dict[str, str]:
-    """Give the headers that make a call to another service part of the request served here."""
+    """Return the headers that make a call to another service part of the request served here."""
     request = current_request()
     if request is None:
         return {}

@@ -76,7 +76,7 @@ class Report:
 
     @property
     def healthy(self) -> bool:
-        """Say whether nothing needs to be put right; a warning does not count."""
+        """Return whether nothing needs to be put right; a warning does not count."""
         return all(finding.level != "problem" for finding in self.findings)
 
     def as_json(self) -> str:

@@ -111,7 +111,7 @@ class Metrics:
 
 @cache
 def process_metrics() -> Metrics:
-    """Give the metrics of this process; their names can be registered only once."""
+    """Return the metrics of this process; their names can be registered only once."""
     return Metrics()
 
 

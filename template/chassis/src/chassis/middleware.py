@@ -280,7 +280,7 @@ def _transport_security(settings: ChassisSettings) -> Headers:
 
 
 def _first(scope: Scope) -> dict[bytes, bytes]:
-    """Give the headers; of those sent twice the first, which is the one that Starlette sees."""
+    """Return the headers; of those sent twice the first, which is the one that Starlette sees."""
     return dict(reversed(scope["headers"]))
 
 

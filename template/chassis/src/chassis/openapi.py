@@ -51,7 +51,7 @@ def _describe(operation: dict[str, Any], statuses: set[int]) -> None:
 
 
 def _statuses(operation: dict[str, Any], settings: ChassisSettings) -> Iterator[int]:
-    """Give what can happen to any request like this, before a handler has its say."""
+    """Return what can happen to any request like this, before a handler has its say."""
     if "*" not in settings.http_allowed_hosts:
         yield 400
     if settings.http_request_timeout_seconds:

@@ -165,7 +165,7 @@ class Server(uvicorn.Server):
             self._budget = asyncio.create_task(report_budget(settings, processes=processes))
 
     async def on_tick(self, counter: int) -> bool:
-        """Say ten times a second whether it is time to stop."""
+        """Return whether it is time to stop; uvicorn asks ten times a second."""
         if self.draining:
             self._drain()
         return await super().on_tick(counter)

@@ -84,21 +84,21 @@ def project_root(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture
 def settings(service: Service[Any], _migrated_databases: Databases) -> Iterator[Any]:
-    """Give the service's settings, on a migrated database of the test's own."""
+    """Yield the service's settings, on a migrated database of the test's own."""
     with _migrated_databases.migrated() as url:
         yield service.settings(database_url=url, secrets_dir=NOWHERE)
 
 
 @pytest.fixture
 def database_settings(_databases: Databases) -> Iterator[DatabaseSettings]:
-    """Give settings on a database of the test's own where no migration has run."""
+    """Yield settings on a database of the test's own where no migration has run."""
     with _databases.empty() as url:
         yield DatabaseSettings(database_url=SecretStr(url), secrets_dir=NOWHERE)
 
 
 @pytest.fixture
 async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
-    """Give a write engine on the test's database; the application has its own."""
+    """Yield a write engine on the test's database; the application has its own."""
     engine = create_database_engine(settings)
     yield engine
     await engine.dispose()
@@ -106,7 +106,7 @@ async def engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def read_engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
-    """Give a read engine on the test's database; the application has its own."""
+    """Yield a read engine on the test's database; the application has its own."""
     engine = create_read_engine(settings)
     yield engine
     await engine.dispose()
@@ -116,7 +116,7 @@ async def read_engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
 async def session(
     settings: DatabaseSettings, engine: AsyncEngine, _sessions: list[AsyncSession]
 ) -> AsyncIterator[AsyncSession]:
-    """Give a write session to arrange and inspect rows; commit before the service is called."""
+    """Yield a write session to arrange and inspect rows; commit before the service is called."""
     async with session_scope(create_session_factory(settings, engine)) as session:
         _sessions.append(session)
         yield session
@@ -124,13 +124,13 @@ async def session(
 
 @pytest.fixture
 def app(service: Service[Any], settings: Any) -> FastAPI:
-    """Give the application; `client` starts it."""
+    """Return the application; `client` starts it."""
     return service.create(settings)
 
 
 @pytest.fixture
 async def client(app: FastAPI, _sessions: list[AsyncSession]) -> AsyncIterator[AsyncClient]:
-    """Give a client of the started application; what a handler raises reaches the test."""
+    """Yield a client of the started application; what a handler raises reaches the test."""
 
     async def check_sessions(request: Request) -> None:
         if any(session.in_transaction() for session in _sessions):
@@ -247,7 +247,7 @@ def _pytest_asyncio_runs_all(config: pytest.Config) -> bool:
 
 
 def _embedded_server(config: pytest.Config) -> str:
-    """Give the URL of this run's server: the first call starts it, the end of pytest stops it."""
+    """Return the URL of this run's server: the first call starts it, the end of pytest stops it."""
     if url := getattr(config, "workerinput", {}).get(_WORKER_INPUT):
         return str(url)
     if _SERVER_URL not in config.stash:
@@ -277,7 +277,7 @@ def _is_a_setting(variable: str) -> bool:
 
 
 def _with_state(app: ASGIApp, state: dict[str, Any]) -> ASGIApp:
-    """Give each request the state of the lifespan, as a server does."""
+    """Pass the state of the lifespan to each request, as a server does."""
 
     async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, "state": state.copy()}, receive, send)

@@ -60,7 +60,7 @@ class Tracing:
             await asyncio.to_thread(self.provider.shutdown)
 
     def traceparent(self) -> str | None:
-        """Give the W3C trace context of the current span."""
+        """Return the W3C trace context of the current span."""
         span = trace.get_current_span().get_span_context()
         if not span.is_valid:
             return None

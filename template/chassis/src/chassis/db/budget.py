@@ -41,7 +41,7 @@ class Budget:
 
     @property
     def fits(self) -> bool:
-        """Say whether the server can serve all at once; a pooler shares what it has."""
+        """Return whether the server can serve all at once; a pooler shares what it has."""
         return self.pooled or self.needed <= self.allowed
 
 

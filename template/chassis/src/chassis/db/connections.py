@@ -51,7 +51,7 @@ def servers_of(
     read_only: bool,
     stands_in: bool = False,
 ) -> list[Server]:
-    """Give a server for each host of a PostgreSQL target, in its order.
+    """Return a server for each host of a PostgreSQL target, in its order.
 
     asyncpg would try them all within one timeout, so that one silent host hides the others.
     """
@@ -147,7 +147,7 @@ def unavailable(target: DatabaseTarget, *errors: Exception) -> DatabaseUnavailab
 def password_of(
     settings: DatabaseSettings, target: DatabaseTarget, host: str, port: int
 ) -> Password | None:
-    """Give what fetches a target's password for each connection; None where it is a fixed one."""
+    """Return what fetches a password for each connection; None if the password is fixed."""
     file = settings.database_postgres_password_file
     if file is not None and target.chosen_by == "APP_DATABASE_BACKEND":
         return lambda: read_password(file)

@@ -127,7 +127,7 @@ HOPELESS = ("28", "3D")
 
 
 def classify(error: BaseException) -> Failure | None:
-    """Say what an error means to the caller of the database; None when it is a bug or not ours."""
+    """Return what an error means to who calls the database; None for a bug or one not ours."""
     if isinstance(error, DatabaseUnavailableError | PoolTimeoutError):
         return Failure.UNAVAILABLE
     if isinstance(error, ReadOnlySessionError):
@@ -170,7 +170,7 @@ def translate_refused_values(engine: Engine) -> None:
 
 
 def sqlstate(error: DBAPIError) -> str:
-    """Give PostgreSQL's five-character code, or an empty string where there is none."""
+    """Return PostgreSQL's five-character code, or an empty string where there is none."""
     return getattr(error.orig, "sqlstate", None) or ""
 
 

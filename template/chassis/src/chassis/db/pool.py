@@ -24,11 +24,11 @@ class Queue(QueueCommon[ConnectionPoolEntry]):
         self._waiting: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
 
     def empty(self) -> bool:
-        """Say whether no connection is free."""
+        """Return whether no connection is free."""
         return not self._free
 
     def full(self) -> bool:
-        """Say whether one more free connection would be refused."""
+        """Return whether one more free connection would be refused."""
         return len(self._free) >= self.maxsize
 
     def qsize(self) -> int:
@@ -38,11 +38,11 @@ class Queue(QueueCommon[ConnectionPoolEntry]):
     def put(
         self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None
     ) -> None:
-        """Give a connection to the task that waits longest, or keep it. Raises Full."""
+        """Hand a connection to the task that waits longest, or keep it. Raises Full."""
         self.put_nowait(item)
 
     def put_nowait(self, item: ConnectionPoolEntry) -> None:
-        """Give a connection to the task that waits longest, or keep it. Raises Full."""
+        """Hand a connection to the task that waits longest, or keep it. Raises Full."""
         if self._hand_over(item):
             return
         if self.full():
@@ -63,7 +63,7 @@ class Queue(QueueCommon[ConnectionPoolEntry]):
         return self._free.pop()
 
     def _hand_over(self, item: ConnectionPoolEntry) -> bool:
-        """Give a connection to the task that waits longest, if any waits."""
+        """Hand a connection to the task that waits longest, if any waits."""
         while self._waiting:
             if not (waiter := self._waiting.popleft()).done():
                 waiter.set_result(item)

@@ -72,7 +72,7 @@ def encoding_warning(encoding: str) -> str | None:
 
 
 def uses_pgbouncer(settings: DatabaseSettings, target: DatabaseTarget) -> bool:
-    """Say whether a transaction pooler stands between, by setting or by `pgbouncer=true`."""
+    """Return whether a transaction pooler stands between, by setting or by `pgbouncer=true`."""
     return settings.database_pgbouncer or target.pgbouncer
 
 
@@ -106,7 +106,7 @@ def _no_name() -> str:
 
 
 def is_refusal_by_pooler(message: str) -> bool:
-    """Say whether PgBouncer refused what only a server understands."""
+    """Return whether PgBouncer refused what only a server understands."""
     return "unsupported startup parameter" in message
 
 

@@ -88,12 +88,12 @@ async def session_scope(factory: SessionFactory) -> AsyncIterator[AsyncSession]:
 
 
 async def get_db_session(connection: HTTPConnection) -> AsyncSession:
-    """Give the request's write session. The handler commits."""
+    """Return the request's write session. The handler commits."""
     return await _enter(connection, writes=True)
 
 
 async def get_db_read_session(connection: HTTPConnection) -> AsyncSession:
-    """Give the request's read session; in a route that also writes, its write session."""
+    """Return the request's read session; in a route that also writes, its write session."""
     return await _enter(connection, writes=False)
 
 
@@ -194,7 +194,7 @@ def _needs(dependant: Dependant, needs: Needs) -> Needs:
 
 
 def uses_session(dependant: Dependant) -> bool:
-    """Say whether anything in a route's dependencies asks for a session."""
+    """Return whether anything in a route's dependencies asks for a session."""
     calls = (get_db_session, get_db_read_session)
     return dependant.call in calls or any(map(uses_session, dependant.dependencies))
 

@@ -160,7 +160,7 @@ def _refuse_flush(session: Session, context: UOWTransaction, instances: object) 
 
 
 def _explain_lazy_load(state: ORMExecuteState) -> None:
-    """Say what to do where SQLAlchemy would say that greenlet_spawn has not been called."""
+    """Raise with advice where SQLAlchemy would say that greenlet_spawn has not been called."""
     if in_greenlet() or not (state.is_relationship_load or state.is_column_load):
         return
     owner = state.bind_mapper.class_.__name__ if state.bind_mapper else "an object"

@@ -130,7 +130,7 @@ class DatabaseSettings(BaseSettings):
         return self._migration_target
 
     def with_migration_target(self, target: DatabaseTarget) -> Self:
-        """Give a copy whose migrations run on another database."""
+        """Return a copy whose migrations run on another database."""
         copy = self.model_copy()
         copy._migration_target = target
         return copy
@@ -153,7 +153,7 @@ class DatabaseSettings(BaseSettings):
         return self.database_read_pool_size or default
 
     def describe_database(self) -> str:
-        """Give one line for the log: target, the variable that chose it, pool sizes; no secret."""
+        """Return a line for the log: target, the variable that chose it, pool sizes; no secret."""
         target = self.database_target
         reads = self.database_read_target
         replica = "" if reads is target else f"reads from {reads.masked}, "

@@ -136,7 +136,7 @@ def report_version(processes: int) -> None:
 
 
 def version_warning(processes: int) -> str | None:
-    """Say why several processes should not write with this version of SQLite."""
+    """Return why several processes should not write with this version of SQLite, or None."""
     if processes == 1 or sqlite3.sqlite_version_info >= SAFE_FOR_PROCESSES:
         return None
     return (

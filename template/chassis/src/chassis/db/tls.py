@@ -65,7 +65,7 @@ def check_tls(given: Mapping[str, str], variable: str) -> None:
 
 
 def resolve_tls(given: Mapping[str, str], variable: str) -> dict[str, str]:
-    """Give the parameters with their files looked at, and `system` as the file that it means.
+    """Return the parameters with their files looked at, and `system` as the file that it means.
 
     The OpenSSL inside psycopg's wheel looks for authorities where no system has them.
     """

@@ -61,7 +61,7 @@ class DatabaseTarget:
                 return self.url.set(query={}).render_as_string(hide_password=True)
 
     def runtime(self) -> tuple[URL, dict[str, Any]]:
-        """Give the URL and the connect arguments of the application's asynchronous driver."""
+        """Return the URL and the connect arguments of the application's asynchronous driver."""
         match self.backend:
             case "sqlite":
                 return self.url.set(drivername="sqlite+aiosqlite"), {}
@@ -71,7 +71,7 @@ class DatabaseTarget:
                 return self.url, {}
 
     def migration(self) -> tuple[URL, dict[str, Any]]:
-        """Give the URL and the connect arguments of Alembic's synchronous driver."""
+        """Return the URL and the connect arguments of Alembic's synchronous driver."""
         match self.backend:
             case "sqlite":
                 return self.url.set(drivername="sqlite"), {}
@@ -182,7 +182,7 @@ def postgres_target(
     pgbouncer: bool = False,
     warnings: tuple[str, ...] = (),
 ) -> DatabaseTarget:
-    """Give the target of a PostgreSQL database."""
+    """Return the target of a PostgreSQL database."""
     if len(hosts) > 1:
         # Without it a standby that is named first would be written to, and refuse.
         parameters = {"target_session_attrs": "read-write", **parameters}

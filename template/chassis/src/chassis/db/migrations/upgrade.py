@@ -49,7 +49,7 @@ def alembic_config(package: str, settings: DatabaseSettings) -> "Config":
 
 
 def find_head(config: "Config") -> str:
-    """Give the revision that the code needs.
+    """Return the revision that the code needs.
 
     Raises alembic.util.CommandError for none, which Alembic lets pass, and for several.
     """
