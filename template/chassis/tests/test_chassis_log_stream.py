@@ -50,11 +50,12 @@ def test_a_thread_that_writes_after_a_pause_waits_for_none_that_logs(
     pipe: Pipe, stream: LogStream
 ) -> None:
     handler = logging.StreamHandler(stream)
-    assert handler.lock is not None
+    lock = handler.lock
+    assert lock is not None
     is_logging, is_writing = Event(), Event()
 
     def log() -> None:
-        with handler.lock:
+        with lock:
             is_logging.set()
             is_writing.wait()
             writing.join(0.2)
