@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
@@ -225,6 +226,19 @@ def test_a_redirect_keeps_the_scheme_and_the_prefix_of_a_trusted_proxy() -> None
 def test_a_request_may_take_longer_than_its_headers() -> None:
     with in_thread(server_header_timeout_seconds=1) as running:
         assert running.client.get("/wait?seconds=3").status_code == 200
+
+
+def test_an_idle_connection_is_closed_without_an_answer_that_nobody_asked_for() -> None:
+    head, body = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", b"hello"
+    with (
+        in_thread(server_header_timeout_seconds=1) as running,
+        socket.create_connection(("127.0.0.1", running.client.base_url.port), 10) as connection,
+    ):
+        connection.sendall(head)
+        until(lambda: bool(running.server.server_state.tasks))
+        connection.sendall(body)
+        received = b"".join(iter(partial(connection.recv, 4096), b""))
+    assert received.count(b"HTTP/1.1 ") == 1
 
 
 def test_a_request_that_takes_too_long_is_cut_off() -> None:

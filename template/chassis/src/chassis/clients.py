@@ -168,7 +168,8 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what was sent; a task that is begun for it knows whose request it serves."""
-        self._is_heard = True
+        # What comes while a request is served is its body, as a rule.
+        self._is_heard = not self.is_busy
         _CURRENT.set(self)
         self.protocol.data_received(data)
 
