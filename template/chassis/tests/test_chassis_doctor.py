@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from chassis import ChassisSettings
 from chassis.db.migrations.upgrade import upgrade
-from chassis.doctor import Finding, Report, examine
+from chassis.doctor import examine
+from chassis.report import Finding, Report
 
 
 class Settings(ChassisSettings):

@@ -1,20 +1,17 @@
 """The examination of a service's settings, database and schema: what is wrong, and what to set."""
 
 import asyncio
-import json
 import os
 import re
 import shutil
 import sqlite3
-import textwrap
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from alembic.util import CommandError
 from pydantic import SecretStr
@@ -39,10 +36,9 @@ from .db.postgres import ENCODING_ADVICE, encoding_warning, uses_pgbouncer
 from .db.sources import variables_of
 from .db.sqlite import version_warning
 from .db.urls import DatabaseTarget
+from .report import Finding, Level, Report
 from .settings import ChassisSettings
 from .variables import find_warnings, source_of
-
-Level = Literal["ok", "warning", "problem"]
 
 GIBIBYTE = 1024**3
 
@@ -55,51 +51,6 @@ _DRIVERS = {"sqlite": ("aiosqlite",), "postgres": ("asyncpg", "psycopg"), "custo
 _SECRET_NAME = re.compile("password|passwd|secret|token|credential|api_?key|private_?key|dsn")
 _IN_URL = re.compile(r"(?<=://)[^/@\s]*@")
 _HIDDEN = "********"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at; `advice` says what to set where it is not in order."""
-
-    level: Level
-    subject: str
-    says: str
-    advice: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an examination found: the settings in effect, with their source, and the findings."""
-
-    settings: list[dict[str, str]]
-    findings: list[Finding]
-
-    @property
-    def healthy(self) -> bool:
-        """Return whether nothing needs to be put right; a warning does not count."""
-        return all(finding.level != "problem" for finding in self.findings)
-
-    def as_json(self) -> str:
-        """Write it for programs: every setting, every finding."""
-        return json.dumps({"healthy": self.healthy, **asdict(self)}, indent=2)
-
-    def as_text(self, width: int) -> str:
-        """Write it for people: the settings that are set, every finding."""
-        given = [one for one in self.settings if one["source"] != "default"]
-        defaults = len(self.settings) - len(given)
-        lines = _wrapped(f"settings ({defaults} others have their defaults)", width, "", "  ")
-        for one in given:
-            lines += _wrapped("{name}={value} ({source})".format(**one), width, "  ", "    ")
-        lines += ["", "findings"]
-        for finding in self.findings:
-            label = f"  {finding.level:<8} "
-            said = f"{finding.subject}: {finding.says}"
-            lines += _wrapped(said, width, label, " " * len(label))
-            if finding.advice:
-                lines += _wrapped(finding.advice, width, "        -> ", " " * len(label))
-        levels = [finding.level for finding in self.findings]
-        lines += ["", f"problems: {levels.count('problem')}, warnings: {levels.count('warning')}"]
-        return "\n".join(lines)
 
 
 def examine(settings: ChassisSettings, package: str) -> Report:
@@ -334,9 +285,3 @@ async def _migration_findings(settings: ChassisSettings) -> AsyncIterator[Findin
     driver = await asyncio.to_thread(check_connections, settings)
     says = f"{driver} connects to {settings.database_migration_target.masked}"
     yield Finding("ok", "migrations", says)
-
-
-def _wrapped(words: str, width: int, first: str, rest: str) -> list[str]:
-    return textwrap.wrap(
-        words, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
-    )

@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .errors import DatabaseSettingsError
+from .hosts import DEFAULT_PORT, parse_hosts
 from .secrets import SecretStore
 from .sources import (
     DEFAULT_SECRETS_DIR,
@@ -27,9 +28,7 @@ from .sources import (
 )
 from .tls import SSLMode
 from .urls import (
-    DEFAULT_PORT,
     DatabaseTarget,
-    parse_hosts,
     parse_url,
     postgres_target,
     sqlite_target,
@@ -165,8 +164,7 @@ class DatabaseSettings(BaseSettings):
             note = f"; {names} does not apply to SQLite" if names else ""
         return (
             f"database {target.masked} ({target.backend}, chosen by {target.chosen_by}), "
-            f"{replica}"
-            f"connections: {write} write, {self.read_pool_size} read{note}"
+            f"{replica}connections: {write} write, {self.read_pool_size} read{note}"
         )
 
     @field_validator("database_sqlite_journal_mode", "database_sqlite_synchronous", mode="before")
@@ -210,8 +208,6 @@ class DatabaseSettings(BaseSettings):
         match self.database_backend:
             case "postgres":
                 return self._from_fields()
-            case "sqlite":
-                return self._from_path()
             case "custom":
                 raise DatabaseSettingsError(
                     "APP_DATABASE_URL: APP_DATABASE_BACKEND=custom needs it; "
@@ -219,8 +215,8 @@ class DatabaseSettings(BaseSettings):
                 )
             case None if self.database_platform_url is not None:
                 return self._parse(self.database_platform_url, "DATABASE_URL")
-            case None:
-                return self._from_path()
+            case "sqlite" | None:
+                return sqlite_target(str(self.database_sqlite_path), "APP_DATABASE_SQLITE_PATH")
 
     def _choose_read(self) -> DatabaseTarget:
         if self.database_read_url is None:
@@ -248,9 +244,6 @@ class DatabaseSettings(BaseSettings):
 
     def _parse(self, url: SecretStr, variable: str) -> DatabaseTarget:
         return parse_url(url.get_secret_value(), variable, self._tls())
-
-    def _from_path(self) -> DatabaseTarget:
-        return sqlite_target(str(self.database_sqlite_path), "APP_DATABASE_SQLITE_PATH")
 
     def _from_fields(self) -> DatabaseTarget:
         variable = "APP_DATABASE_POSTGRES_HOST"

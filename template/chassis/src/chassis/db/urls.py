@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -12,6 +12,15 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from .errors import DatabaseSettingsError
+from .hosts import (
+    DEFAULT_PORT,
+    ENCODE_ADVICE,
+    Host,
+    bracketed,
+    is_socket,
+    parse_hosts,
+    parse_port,
+)
 from .parameters import (
     DSN_PARAMETERS,
     SESSION_PARAMETERS,
@@ -22,14 +31,9 @@ from .sources import QUOTES, TYPOGRAPHIC_QUOTES, is_quoted
 from .tls import TLS_PARAMETERS, resolve_tls
 
 Backend = Literal["sqlite", "postgres", "custom"]
-Host = tuple[str, int]
-
-DEFAULT_PORT = 5432
 
 _POSTGRES_DRIVERS = ("", "asyncpg", "psycopg", "psycopg2", "psycopg_async", "psycopg2cffi")
 _SQLITE_DRIVERS = ("", "aiosqlite", "pysqlite")
-
-_ENCODE = "percent-encode special characters in the user name and the password"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class DatabaseTarget:
                 return f"sqlite:///{self.url.database}"
             case "postgres":
                 user = f"{self.url.username}@" if self.url.username else ""
-                hosts = ",".join(f"{_bracketed(host)}:{port}" for host, port in self.hosts)
+                hosts = ",".join(f"{bracketed(host)}:{port}" for host, port in self.hosts)
                 return f"postgresql://{user}{hosts}/{self.url.database or ''}"
             case "custom":
                 return self.url.set(query={}).render_as_string(hide_password=True)
@@ -108,7 +112,7 @@ class DatabaseTarget:
         return arguments
 
     def _resolved(self) -> dict[str, str]:
-        if all(_is_socket(host) for host, _ in self.hosts):
+        if all(is_socket(host) for host, _ in self.hosts):
             # There is no TLS on a socket, and libpq looks at none of this.
             return {n: self.parameters[n] for n in self.parameters if n not in TLS_PARAMETERS}
         if "passfile" in self.parameters and not os.access(self.parameters["passfile"], os.R_OK):
@@ -119,7 +123,7 @@ class DatabaseTarget:
 
     @property
     def _needs_host_arguments(self) -> bool:
-        return len(self.hosts) > 1 or _is_socket(self.hosts[0][0])
+        return len(self.hosts) > 1 or is_socket(self.hosts[0][0])
 
 
 def parse_url(
@@ -187,50 +191,9 @@ def postgres_target(
         # Without it a standby that is named first would be written to, and refuse.
         parameters = {"target_session_attrs": "read-write", **parameters}
     check_values(parameters, variable)
-    host, port = hosts[0] if len(hosts) == 1 and not _is_socket(hosts[0][0]) else (None, None)
+    host, port = hosts[0] if len(hosts) == 1 and not is_socket(hosts[0][0]) else (None, None)
     url = URL.create("postgresql", username, password, host, port, database)
     return DatabaseTarget("postgres", url, variable, hosts, parameters, pgbouncer, warnings)
-
-
-def parse_hosts(
-    text: str, variable: str, ports: Sequence[int] = (DEFAULT_PORT,)
-) -> tuple[Host, ...]:
-    """Read `host`, `host:port`, `[::1]:port`, `/socket/folder`, or several with commas between.
-
-    `ports` are for hosts that name none: one for all of them, or one for each.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if len(ports) not in (1, len(names)):
-        raise DatabaseSettingsError(f"{variable}: give one port, or as many as there are hosts")
-    each = ports if len(ports) > 1 else [*ports] * len(names)
-    return tuple(_parse_host(name, variable, port) for name, port in zip(names, each, strict=True))
-
-
-def _parse_host(text: str, variable: str, default_port: int) -> Host:
-    if _is_socket(text):
-        folder, found, port = text.partition("/.s.PGSQL.")
-        return folder, _parse_port(port, variable, default_port)
-    if text.startswith("["):
-        host, found, port = text[1:].partition("]")
-        if not found or (port and not port.startswith(":")):
-            raise DatabaseSettingsError(f"{variable}: an IPv6 host is written [::1]:5432")
-        return unquote(host), _parse_port(port[1:], variable, default_port)
-    if text.count(":") > 1:
-        raise DatabaseSettingsError(
-            f"{variable}: the host is malformed; an IPv6 host is written [::1]:5432, and {_ENCODE}"
-        )
-    host, _, port = text.partition(":")
-    return unquote(host) or "localhost", _parse_port(port, variable, default_port)
-
-
-def _parse_port(text: str, variable: str, default: int) -> int:
-    if not text:
-        return default
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise DatabaseSettingsError(
-            f"{variable}: the port is not a number from 1 to 65535; where it is right, {_ENCODE}"
-        )
-    return int(text)
 
 
 def _parse_postgres(rest: str, variable: str, defaults: Mapping[str, str]) -> DatabaseTarget:
@@ -242,7 +205,7 @@ def _parse_postgres(rest: str, variable: str, defaults: Mapping[str, str]) -> Da
     repeated = ",".join(named.pop("host", []))
     parameters = {name: values[-1] for name, values in named.items() if values[-1]}
     given = parameters.pop("port", "").split(",")
-    ports = [_parse_port(port, variable, DEFAULT_PORT) for port in given]
+    ports = [parse_port(port, variable, DEFAULT_PORT) for port in given]
     pgbouncer = parameters.pop("pgbouncer", "").lower() in ("true", "1")
     lifted = {name: parameters.pop(name, None) for name in ("user", "password", "dbname")}
     parameters, warnings = normalise_parameters(parameters, variable)
@@ -305,7 +268,7 @@ def _parse_custom(text: str, variable: str) -> DatabaseTarget:
     except (SQLAlchemyError, ValueError, ImportError):
         raise DatabaseSettingsError(
             f"{variable}: SQLAlchemy can't read this URL, or its driver is not installed; "
-            f"check dialect+driver:// at its start, and {_ENCODE}"
+            f"check dialect+driver:// at its start, and {ENCODE_ADVICE}"
         ) from None
     return DatabaseTarget("custom", url, variable)
 
@@ -320,11 +283,3 @@ def _check_driver(driver: str, known: tuple[str, ...], variable: str) -> None:
 
 def _quoted(value: str) -> str:
     return "".join(f"%{byte:02X}" for byte in value.encode())
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _is_socket(host: str) -> bool:
-    return host.startswith("/")
