@@ -1,21 +1,35 @@
 """The declarative base: names, types and defaults that every model shares."""
 
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Dialect, MetaData, event
+from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, MetaData, Table, event
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import DeclarativeBase, Mapper
+from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .documents import track_documents
 from .errors import TimeZoneError
 
+
+def _demand_name(check: CheckConstraint, table: Table) -> str:
+    if check.name is None:
+        raise InvalidRequestError(
+            f'table {table.name}: CheckConstraint("{check.sqltext}") has no name to be dropped by: '
+            'CheckConstraint(…, name="…")'
+        )
+    return ""
+
+
 # Without names a constraint can't be dropped by a later migration, least of all on SQLite.
-NAMING_CONVENTION = {
+NAMING_CONVENTION: dict[str, str | Callable[[Any, Table], str]] = {
+    "demanded": _demand_name,
     "ix": "ix_%(column_0_N_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "ck": "ck_%(table_name)s_%(demanded)s%(constraint_name)s",
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
@@ -37,6 +51,12 @@ class UTCDateTime(TypeDecorator[datetime]):
 
     impl = DateTime(timezone=True)
     cache_ok = True
+
+    def coerce_compared_value(self, op: OperatorType | None, value: Any) -> Any:
+        """Return the type of what a column is added to or compared with: a timedelta is none."""
+        if isinstance(value, timedelta):
+            return self.impl_instance.coerce_compared_value(op, value)
+        return self
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:

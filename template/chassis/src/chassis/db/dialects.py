@@ -1,13 +1,15 @@
 """The dialects of the chassis's engines: both databases take a value alike, or refuse it alike.
 
 SQLAlchemy's own differ without a word. SQLite's drops the time zone of a datetime, PostgreSQL's
-drivers guess one; `None` is JSON's null on both, and no row where a column `IS NULL`; and an
-INSERT finds no number for a BIGINT PRIMARY KEY of SQLite.
+drivers guess one; `None` is JSON's null on both, and no row where a column `IS NULL`; an INSERT
+finds no number for a BIGINT PRIMARY KEY of SQLite, which takes any string for an enum and rounds
+long numbers.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time
+from decimal import Context, Decimal
 from typing import Any
 
 from sqlalchemy import URL, Dialect
@@ -15,14 +17,21 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
-from sqlalchemy.dialects.sqlite.base import SQLiteTypeCompiler
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.types import JSON, DateTime, NullType, Time, TypeEngine
+from sqlalchemy.types import JSON, DateTime, Enum, Float, NullType, Numeric, Time, TypeEngine
 
 from .errors import InvalidValueError, TimeZoneError
+from .sqlite_compilers import (
+    ChassisSQLiteCompiler,
+    ChassisSQLiteDDLCompiler,
+    ChassisSQLiteTypeCompiler,
+)
 
 _Process = Callable[[Any], Any] | None
 _Types = dict[type[Any], type[TypeEngine[Any]]]
+# What a double holds of any decimal number; and the digits that PostgreSQL's numeric has.
+_SAFE_DIGITS, _MORE = 15, 1000
+_CONTEXT = Context(prec=_MORE)
 
 
 def with_chassis_types(url: URL) -> URL:
@@ -89,6 +98,58 @@ class _NullableJSON(JSON):
         return None if store is None else lambda value: None if value is None else store(value)
 
 
+class _ExactNumeric(Numeric[Any]):
+    """Refuses what a double, as SQLite has it, holds no more; gives back what it was given."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        store: _Process = super().bind_processor(dialect)  # type: ignore[no-untyped-call]
+
+        def process(value: Any) -> Any:
+            if isinstance(value, Decimal) and not (
+                value.is_finite() and Decimal(repr(float(value))) == value
+            ):
+                raise InvalidValueError(
+                    "SQLite holds 15 digits of a Numeric, and no NaN: count in integers"
+                )
+            return value if store is None else store(value)
+
+        return process
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> _Process:
+        # SQLAlchemy writes the double's binary digits, and ten decimals if there is no scale.
+        is_exact = self.scale is not None and (self.precision or _MORE) <= _SAFE_DIGITS
+        if is_exact or not self.asdecimal:
+            load: _Process = super().result_processor(dialect, coltype)  # type: ignore[no-untyped-call]
+            return load
+        unit = None if self.scale is None else Decimal(1).scaleb(-self.scale)
+
+        def process(value: Any) -> Decimal | None:
+            if value is None:
+                return None
+            number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+            return number if unit is None else number.quantize(unit, context=_CONTEXT)
+
+        return process
+
+
+class _KnownEnum(Enum):
+    """Refuses a string that is no member, as PostgreSQL does: no query could read its row."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        store = super().bind_processor(dialect)  # type: ignore[no-untyped-call]
+        if not self.native_enum:
+            return store  # type: ignore[no-any-return]
+        members = {*self.enums, None}
+
+        def process(value: Any) -> Any:
+            stored = store(value)
+            if stored not in members:
+                raise InvalidValueError(f"no member of the enum {self.name}")
+            return stored
+
+        return process
+
+
 class _Untyped(NullType):
     """Stores a datetime of a textual statement as a column of SQLite would, and not as sqlite3."""
 
@@ -102,25 +163,21 @@ class _Untyped(NullType):
         return process
 
 
-class _SQLiteTypeCompiler(SQLiteTypeCompiler):
-    """Writes INTEGER, which holds 64 bits, where only an INTEGER PRIMARY KEY counts by itself."""
-
-    def visit_BIGINT(self, type_: Any, **options: Any) -> str:  # noqa: N802
-        return "INTEGER"
-
-    visit_SMALLINT = visit_BIGINT  # noqa: N815
-
-
-def _replace_types(types: Mapping[type[Any], type[Any]]) -> _Types:
+def _replace_types(types: Mapping[type[Any], type[Any]], *more: type[TypeEngine[Any]]) -> _Types:
     """Return a dialect's types with the chassis's in front of each that is concerned."""
-    concerned: tuple[type[TypeEngine[Any]], ...] = (_ZonedDateTime, _ZonedTime, _NullableJSON)
+    concerned: list[type[TypeEngine[Any]]] = [_ZonedDateTime, _ZonedTime, _NullableJSON, *more]
     replaced: _Types = dict(types)
     for ours in concerned:
-        (general,) = ours.__bases__
+        general = ours.__mro__[1]
         for key, theirs in {general: general, **types}.items():
             if issubclass(key, general):
                 replaced[key] = type(ours.__name__, (ours, theirs), {})
     return replaced
+
+
+def _replace_types_of_sqlite(types: Mapping[type[Any], type[Any]]) -> _Types:
+    replaced = _replace_types(types, _ExactNumeric, _KnownEnum)
+    return replaced | {NullType: _Untyped, Float: Float}
 
 
 def _dump_json(value: Any) -> str:
@@ -157,16 +214,20 @@ class ChassisAiosqlite(_DumpsJSON, SQLiteDialect_aiosqlite):
     """SQLite at run time."""
 
     supports_statement_cache = True
-    colspecs = _replace_types(SQLiteDialect_aiosqlite.colspecs) | {NullType: _Untyped}
-    type_compiler_cls = _SQLiteTypeCompiler
+    colspecs = _replace_types_of_sqlite(SQLiteDialect_aiosqlite.colspecs)
+    statement_compiler = ChassisSQLiteCompiler
+    ddl_compiler = ChassisSQLiteDDLCompiler
+    type_compiler_cls = ChassisSQLiteTypeCompiler
 
 
 class ChassisPysqlite(_DumpsJSON, SQLiteDialect_pysqlite):
     """SQLite in migrations."""
 
     supports_statement_cache = True
-    colspecs = _replace_types(SQLiteDialect_pysqlite.colspecs) | {NullType: _Untyped}
-    type_compiler_cls = _SQLiteTypeCompiler
+    colspecs = _replace_types_of_sqlite(SQLiteDialect_pysqlite.colspecs)
+    statement_compiler = ChassisSQLiteCompiler
+    ddl_compiler = ChassisSQLiteDDLCompiler
+    type_compiler_cls = ChassisSQLiteTypeCompiler
 
 
 _DIALECTS = {

@@ -85,6 +85,7 @@ _SQLSTATES = {
     "22007": Failure.INVALID,  # invalid_datetime_format
     "22008": Failure.INVALID,  # datetime_field_overflow
     "22021": Failure.INVALID,  # character_not_in_repertoire
+    "22P02": Failure.INVALID,  # invalid_text_representation: no member of an enum
     "22P05": Failure.INVALID,  # untranslatable_character
     "23503": Failure.CONFLICT,  # foreign_key_violation
     "23505": Failure.CONFLICT,  # unique_violation

@@ -158,6 +158,8 @@ def _pragmas(settings: DatabaseSettings, *, read_only: bool, migrating: bool) ->
         f"synchronous={settings.database_sqlite_synchronous}",
         f"foreign_keys={'ON' if foreign_keys else 'OFF'}",
         f"journal_size_limit={WAL_BYTES_KEPT}",
+        # As PostgreSQL's LIKE is; `ilike` ignores case on both.
+        "case_sensitive_like=ON",
     ]
     if settings.database_sqlite_cache_size is not None:
         pragmas.append(f"cache_size={settings.database_sqlite_cache_size}")

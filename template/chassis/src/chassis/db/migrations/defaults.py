@@ -7,9 +7,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import DefaultClause
 from sqlalchemy.sql.elements import ClauseElement
 
+from ..sqlite_compilers import NOW
+
 _POSTGRES = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _CAST = re.compile(r"""('(?:[^']|'')*'|[\w.+-]+)::[\w\s".()\[\]]+""")
-_NOW = re.compile(r"(now|current_timestamp|transaction_timestamp)(\(\))?", re.IGNORECASE)
+_NOW = re.compile(
+    rf"(now|current_timestamp|transaction_timestamp)(\(\))?|{re.escape(NOW)}", re.IGNORECASE
+)
 # What SQLite takes without parentheses: a literal, or a keyword.
 _BARE = re.compile(
     r"""[+-]?[\w.]+ | '(?:[^']|'')*' | (null|current_(timestamp|date|time))""",

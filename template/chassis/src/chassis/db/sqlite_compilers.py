@@ -1,0 +1,79 @@
+"""How the chassis's SQLite dialects write SQL: as PostgreSQL means it, or not at all.
+
+SQLite has no type for a date and calculates with the year of its text, without an error: `created
+> now() - 30 days` is true of every row.
+"""
+
+from datetime import date, time, timedelta
+from typing import Any
+
+from sqlalchemy import BinaryExpression, Cast, Column, Date, DateTime, Interval, Time
+from sqlalchemy.dialects.sqlite.base import (
+    SQLiteCompiler,
+    SQLiteDDLCompiler,
+    SQLiteTypeCompiler,
+)
+from sqlalchemy.exc import CompileError
+from sqlalchemy.sql import operators
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+# In the format of a datetime that Python stores, else the same moment is not equal to itself.
+NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+_ARITHMETIC = (operators.add, operators.sub, operators.mul, operators.truediv)
+_TIMES = (date, time, timedelta)
+_ADVICE = "do it in Python, as in datetime.now(UTC) - timedelta(days=30)"
+
+
+class ChassisSQLiteCompiler(SQLiteCompiler):
+    """Writes moments as they are stored, and refuses to calculate with them."""
+
+    def visit_now_func(self, fn: Any, **kw: Any) -> str:
+        return NOW
+
+    visit_current_timestamp_func = visit_now_func
+
+    def visit_binary(self, binary: BinaryExpression[Any], *others: Any, **options: Any) -> str:
+        if binary.operator in _ARITHMETIC and (
+            _is_time(binary.left.type) or _is_time(binary.right.type)
+        ):
+            raise CompileError(f"SQLite can't calculate with dates and times: {_ADVICE}")
+        written: str = super().visit_binary(binary, *others, **options)  # type: ignore[no-untyped-call]
+        return written
+
+    def visit_cast(self, cast: Cast[Any], **options: Any) -> str:
+        if isinstance(cast.type, Date):
+            return f"date({self.process(cast.clause, **options)})"
+        if isinstance(cast.type, DateTime | Time | Interval):
+            raise CompileError(f"SQLite can't cast to {type(cast.type).__name__}: {_ADVICE}")
+        written: str = super().visit_cast(cast, **options)  # type: ignore[no-untyped-call]
+        return written
+
+
+class ChassisSQLiteDDLCompiler(SQLiteDDLCompiler):
+    """Writes the default CURRENT_TIMESTAMP in the format of a datetime that Python stores."""
+
+    def get_column_default_string(self, column: Column[Any]) -> str | None:
+        default = super().get_column_default_string(column)
+        if default is None or not isinstance(_implementation(column.type), DateTime):
+            return default
+        return NOW if default.strip("() ").upper() == "CURRENT_TIMESTAMP" else default
+
+
+class ChassisSQLiteTypeCompiler(SQLiteTypeCompiler):
+    """Writes INTEGER, which holds 64 bits, where only an INTEGER PRIMARY KEY counts by itself."""
+
+    def visit_BIGINT(self, type_: Any, **options: Any) -> str:  # noqa: N802
+        return "INTEGER"
+
+    visit_SMALLINT = visit_BIGINT  # noqa: N815
+
+
+def _is_time(kind: TypeEngine[Any]) -> bool:
+    try:
+        return issubclass(_implementation(kind).python_type, _TIMES)
+    except NotImplementedError:
+        return False
+
+
+def _implementation(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    return kind.impl_instance if isinstance(kind, TypeDecorator) else kind
