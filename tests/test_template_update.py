@@ -85,7 +85,12 @@ class Origin:
             (self.gh / name).unlink(missing_ok=True)
         path = f"{self.gh}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
         command = [sys.executable, "-S", program, "--base", "main"]
-        own = {"PATH": path, "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig")}
+        own = {
+            "PATH": path,
+            "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig"),
+            # Copier keeps what an address once held, and here each folder has another behind it.
+            "COPIER_CACHE_DIR": str(self.folder / "cache"),
+        }
         variables = Service(checkout, Path(sys.executable), own).variables()
         return Finished.of(command, checkout, variables)
 
