@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from chassis_depot import Depot, written
-from chassis_stock import changed
+from chassis_stock import changed, only_on
 from pydantic import SecretStr
 
 from chassis import ChassisSettings
@@ -103,3 +103,16 @@ def test_it_fits_a_terminal(depot: Depot, settings: ChassisSettings, width: int)
     lines = examine(settings, depot.package).as_text(width).splitlines()
 
     assert max(map(len, lines)) <= width
+
+
+def test_a_replica_that_is_away_is_told_though_the_primary_stands_in(
+    depot: Depot, settings: ChassisSettings
+) -> None:
+    only_on("postgres", settings)
+    replica = SecretStr("postgresql://nobody@127.0.0.1:9/none")
+    away = changed(settings, database_read_url=replica, database_read_fallback=True)
+
+    finding = found(examine(away, depot.package), "replica")
+
+    assert finding.level == "problem"
+    assert "can't connect to postgresql://nobody@127.0.0.1:9/none" in finding.says

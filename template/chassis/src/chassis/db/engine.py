@@ -52,6 +52,8 @@ def create_probe_engine(
 ) -> AsyncEngine:
     """Build an engine outside the request pools, for the write database unless told otherwise."""
     target = target or settings.database_target
+    # It is asked about one server: no other may answer.
+    settings = settings.model_copy(update={"database_read_fallback": False})
     if target.backend == "custom":
         return _pooled_engine(settings, target, pool_size=pool_size)
     return _read_engine(settings, target, pool_size=pool_size)
