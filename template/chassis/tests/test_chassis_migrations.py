@@ -320,7 +320,7 @@ def test_a_migration_that_leaves_orphans_changes_nothing(
     upgrade(depot.package, settings)
     depot.add("2", "op.execute('DELETE FROM maker')")
 
-    with pytest.raises(RuntimeError, match="rows in bolt that point to no parent"):
+    with pytest.raises(CommandError, match="rows in bolt that point to no parent"):
         upgrade(depot.package, settings)
 
     assert revision(settings) == ["1"]

@@ -1,9 +1,11 @@
 """`alembic` as people call it: it prints what it did, and an expected failure is one line."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -209,3 +211,39 @@ def test_sql_is_all_that_is_printed_offline(alembic: Alembic, settings: ChassisS
     assert (code, err) == (0, "")
     assert out.startswith("BEGIN;")
     assert "upgraded" not in out
+
+
+def test_a_sqlite_file_that_stays_in_use_is_one_line(
+    alembic: Alembic, settings: ChassisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_on("sqlite", settings)
+    monkeypatch.setenv("APP_DATABASE_WAIT_SECONDS", "0.1")
+    monkeypatch.setenv("APP_DATABASE_SQLITE_BUSY_TIMEOUT", "100")
+    with closing(sqlite3.connect(settings.database_target.url.database or "")) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("BEGIN IMMEDIATE")
+
+        code, _, error = alembic("upgrade", "head")
+
+    assert code == 1
+    assert "the file was in use for 0.1 seconds" in error
+    assert "APP_DATABASE_WAIT_SECONDS" in error
+    assert error.count("\n") == 1
+
+
+def test_orphans_stop_what_runs_revisions_and_nothing_else(
+    alembic: Alembic, depot: Depot, settings: ChassisSettings
+) -> None:
+    only_on("sqlite", settings)
+    alembic("upgrade", "head")
+    with executing(settings) as connection:
+        connection.execute(text("CREATE TABLE part (bin_id INTEGER REFERENCES bin (id))"))
+        connection.execute(text("INSERT INTO part VALUES (1)"))
+    depot.add("3", "pass")
+
+    for arguments in (("current",), ("history",), ("stamp", "2")):
+        assert alembic(*arguments)[0] == 0
+    code, _, error = alembic("upgrade", "head")
+    assert code == 1
+    assert error.startswith("Error: the migration leaves rows in part")
+    assert error.count("\n") == 1

@@ -8,12 +8,14 @@ import pytest
 from alembic import command
 from chassis_depot import Depot, written
 from chassis_stock import executing, only_on
+from click import ClickException
 from sqlalchemy import inspect, text
 
 from chassis import ChassisSettings
 from chassis.db import DatabaseSettings
 from chassis.db.migrations.revisions import UnversionedDatabaseError
 from chassis.db.migrations.upgrade import alembic_config, downgrade, upgrade
+from chassis.migrate import migrate_service
 
 GUIDE = Path(__file__).parent.parent / "docs" / "migrations.md"
 MODELS = """
@@ -201,6 +203,8 @@ def test_tables_without_a_revision_are_not_migrated_over(
 
     with pytest.raises(UnversionedDatabaseError, match="alembic stamp"):
         upgrade(depot.package, settings)
+    with pytest.raises(ClickException, match="alembic stamp"):
+        migrate_service(depot.package, settings, wait=False)
 
     command.stamp(alembic_config(depot.package, settings), "head")
     upgrade(depot.package, settings)

@@ -54,11 +54,11 @@ def _describe_database(settings: DatabaseSettings, *, wait: bool) -> None:
 def _explain_command_errors() -> Iterator[None]:
     from alembic.util import CommandError
 
-    from .db.migrations.revisions import UnknownRevisionError
+    from .db.migrations.revisions import UnknownRevisionError, UnversionedDatabaseError
 
     try:
         yield
-    except (CommandError, UnknownRevisionError) as error:
+    except (CommandError, UnknownRevisionError, UnversionedDatabaseError) as error:
         raise click.ClickException(str(error)) from error
 
 

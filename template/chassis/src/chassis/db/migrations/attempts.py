@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import DatabaseUnavailableError, sqlstate
+from ..errors import DatabaseUnavailableError, sqlite_error_name, sqlstate
 from ..settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
@@ -52,14 +52,17 @@ def try_until_free(settings: DatabaseSettings, migrate: Callable[[Attempt], None
             migrate(attempt)
             return
         except DBAPIError as error:
-            if sqlstate(error) not in _BUSY_SQLSTATES:
+            # SQLite has waited by itself.
+            is_file = sqlite_error_name(error.orig).startswith("SQLITE_BUSY")
+            if not is_file and sqlstate(error) not in _BUSY_SQLSTATES:
                 raise
             if attempt.has_committed:
                 raise DatabaseUnavailableError(_HALF_DONE) from error
-            if time.monotonic() + pause > deadline:
+            if is_file or time.monotonic() + pause > deadline:
+                what, seconds = "the file" if is_file else "a table", settings.database_wait_seconds
                 raise DatabaseUnavailableError(
-                    f"a table was in use for {settings.database_wait_seconds:g} seconds: migrate "
-                    "again, or raise APP_DATABASE_WAIT_SECONDS"
+                    f"{what} was in use for {seconds:g} seconds: migrate again, or raise "
+                    "APP_DATABASE_WAIT_SECONDS"
                 ) from error
         logger.warning("a table is in use: the next try in %g seconds", pause)
         time.sleep(pause)

@@ -49,6 +49,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self.has_migrated = False
 
     def note(self, *, step: Any, **others: Any) -> None:
         """Note one."""
@@ -59,6 +60,7 @@ class Progress:
         )
         revision = step.up_revision
         title = f": {revision.doc}" if revision is not None and not step.is_stamp else ""
+        self.has_migrated |= not step.is_stamp
         self._lines.append(f"{done} {source} -> {destination}{title}")
 
     def report(self, context: Any) -> None:

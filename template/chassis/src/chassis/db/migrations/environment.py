@@ -113,7 +113,7 @@ def _migrate(
             if settings.database_sqlite_backup_before_migrate and is_sqlite:
                 _back_up(context, connection, settings.database_migration_target)
             _run_revisions(context, connection, environment)
-            if is_sqlite and settings.database_sqlite_foreign_keys:
+            if is_sqlite and settings.database_sqlite_foreign_keys and progress.has_migrated:
                 _check_foreign_keys(connection)
             attempt.may_commit = True
         progress.report(context)
@@ -160,9 +160,11 @@ def _back_up(context: Any, connection: Connection, target: DatabaseTarget) -> No
 
 
 def _check_foreign_keys(connection: Connection) -> None:
+    from alembic.util import CommandError
+
     rows = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     if rows:
         tables = ", ".join(sorted({row[0] for row in rows}))
-        raise RuntimeError(
+        raise CommandError(
             f"the migration leaves rows in {tables} that point to no parent; nothing was changed"
         )
