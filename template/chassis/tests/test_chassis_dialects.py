@@ -303,3 +303,21 @@ def test_keys_count_by_themselves_in_migrations(settings: DatabaseSettings) -> N
 
 def test_the_bases_datetime_is_zoned_on_any_engine() -> None:
     assert isinstance(EVENTS.c.ours.type, UTCDateTime)
+
+
+@pytest.mark.parametrize("value", ["2024-02-29", 5])
+@pytest.mark.parametrize("column", ["zoned", "based"])
+async def test_what_is_no_datetime_is_a_bug_and_no_invalid_value(
+    column: str, value: object, session: AsyncSession
+) -> None:
+    table = Table(
+        "moment",
+        MetaData(),
+        Column(column, UTCDateTime() if column == "based" else DateTime(timezone=True)),
+    )
+    await (await session.connection()).run_sync(table.create)
+
+    with pytest.raises(StatementError) as error:
+        await session.execute(insert(table).values({column: value}))
+
+    assert classify(error.value) is None

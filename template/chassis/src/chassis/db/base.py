@@ -1,7 +1,7 @@
 """The declarative base: names, types and defaults that every model shares."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, MetaData, Table, event
@@ -58,12 +58,11 @@ class UTCDateTime(TypeDecorator[datetime]):
             return self.impl_instance.coerce_compared_value(op, value)
         return self
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if getattr(value, "tzinfo", None) is None:
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        if isinstance(value, date) and getattr(value, "tzinfo", None) is None:
             raise TimeZoneError(value)
-        return value.astimezone(UTC)
+        # What is no datetime at all is the driver's to refuse, as a bug.
+        return value.astimezone(UTC) if isinstance(value, datetime) else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None or value.tzinfo is UTC:
