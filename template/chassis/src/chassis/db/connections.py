@@ -99,12 +99,15 @@ def connect_in_turn(engine: Engine, target: DatabaseTarget, servers: Sequence[Se
                 return connection
         raise unavailable(target, *errors) from errors[-1]
 
-    @event.listens_for(engine, "checkout")
-    def checkout(
-        connection: DBAPIConnection, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
-    ) -> None:
-        if record.info.get(_STANDS_IN_SINCE, float("inf")) < time.monotonic() - AWAY_SECONDS:
-            raise DisconnectionError("time to ask again for the server that it stands in for")
+    if any(server.stands_in for server in servers):
+        event.listen(engine, "checkout", _give_stand_in_up)
+
+
+def _give_stand_in_up(
+    connection: DBAPIConnection, record: ConnectionPoolEntry, proxy: PoolProxiedConnection
+) -> None:
+    if record.info.get(_STANDS_IN_SINCE, float("inf")) < time.monotonic() - AWAY_SECONDS:
+        raise DisconnectionError("time to ask again for the server that it stands in for")
 
 
 def connect_once(engine: Engine, target: DatabaseTarget) -> None:

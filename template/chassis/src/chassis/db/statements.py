@@ -54,8 +54,7 @@ def _timed(run: Callable[..., None], slow_seconds: float) -> Callable[..., None]
         finally:
             seconds = perf_counter() - started
             statement = arguments[1] if len(arguments) > 1 else "COMMIT"
-            # On PostgreSQL the driver begins transactions, unseen; so it is the same on SQLite.
-            count = 0 if statement in ("BEGIN IMMEDIATE", "COMMIT") else 1
+            count = 0 if statement == "COMMIT" else 1
             TOTAL.add(count, seconds)
             if (current := CURRENT.get()) is not None:
                 current.add(count, seconds)
