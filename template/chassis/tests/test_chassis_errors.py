@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from chassis_stock import (
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from httpx2 import AsyncClient, Response
 from pydantic import BaseModel
-from sqlalchemy import Enum, MetaData, delete, func, insert, select, text, update
+from sqlalchemy import DateTime, Enum, MetaData, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -41,6 +41,11 @@ SECRET = "s3cret"
 class NewItem(BaseModel):
     name: str
     quantity: int = 0
+
+
+class Start(BaseModel):
+    hour: time | None = None
+    local: datetime | None = None
 
 
 class Due(BaseModel):
@@ -58,6 +63,8 @@ class Draft(Base):
     mood: Mapped[Literal["good", "bad"]] = mapped_column(
         Enum("good", "bad", name="mood"), default="good"
     )
+    hour: Mapped[time | None]
+    local: Mapped[datetime | None] = mapped_column(DateTime(timezone=False))
     version: Mapped[int] = mapped_column()
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
 
@@ -118,6 +125,16 @@ async def serving(settings: ChassisSettings) -> AsyncIterator[AsyncClient]:
     async def count_due(at: datetime, session: DbReadSession) -> int:
         statement = select(func.count(Item.id)).where(Item.created_at == at)
         return await session.scalar(statement) or 0
+
+    @router.post("/starts")
+    async def add_start(start: Start, session: DbSession, now: bool = False) -> None:
+        local = datetime.now(UTC) if now else start.local
+        session.add(Draft(title="", hour=start.hour, local=local))
+        await session.commit()
+
+    @router.get("/page")
+    async def read_page(session: DbReadSession, limit: int = 1, offset: int = 0) -> int:
+        return len((await session.scalars(select(Item.id).limit(limit).offset(offset))).all())
 
     @router.get("/items/{item}")
     async def find(item: int, session: DbReadSession) -> str | None:
@@ -246,6 +263,34 @@ async def test_a_moment_that_cannot_be_stored_is_the_clients_fault(
 async def test_a_naive_datetime_of_the_services_own_is_a_bug(settings: ChassisSettings) -> None:
     async with serving(settings) as client:
         check(await client.post("/due?now=true", json={"at": "2024-02-29T10:00Z"}), 500)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"hour": 3600},
+        {"hour": "12:30:00Z"},
+        {"local": 1700000000},
+        {"local": 1700000000123},
+        {"local": 1700000000.5},
+    ],
+    ids=str,
+)
+async def test_a_time_that_the_client_wrote_as_a_number_is_the_clients_fault(
+    settings: ChassisSettings, start: dict[str, Any]
+) -> None:
+    async with serving(settings) as client:
+        check(await client.post("/starts", json=start), 422)
+        check(await client.post("/starts?now=true", json={}), 500)
+
+
+@pytest.mark.parametrize("page", ["limit=-1", "offset=-1"])
+async def test_a_page_that_postgresql_refuses_is_the_clients_fault(
+    settings: ChassisSettings, page: str
+) -> None:
+    only_on("postgres", settings)
+    async with serving(settings) as client:
+        check(await client.get(f"/page?{page}"), 422)
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30])

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import date, time
+from datetime import UTC, date, datetime, time
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote_plus
@@ -172,10 +173,21 @@ async def _was_sent(request: Request, value: date | time) -> bool:
         async with asyncio.timeout(0):
             body = await request.body()
     sent = unquote_plus(f"{request.url.path}?{request.url.query} {body.decode(errors='replace')}")
+    if re.search(rf"(?<!\d){_as_number(value)}", sent):
+        return True
     day, _, clock = value.isoformat().partition("T")
     # To the minute, as seconds may be left out, and for midnight the whole time.
     day, clock = day[: 5 if isinstance(value, time) else 10], clock[:5]
     return day in sent and (clock in ("", "00:00") or clock in sent)
+
+
+def _as_number(value: date | time) -> str:
+    """Return the whole seconds by which a client may have written it, which Pydantic takes."""
+    if isinstance(value, time):
+        return str(value.hour * 3600 + value.minute * 60 + value.second)
+    if isinstance(value, datetime):
+        return str(int(value.replace(tzinfo=value.tzinfo or UTC).timestamp()))
+    return value.isoformat()
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

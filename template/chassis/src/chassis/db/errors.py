@@ -84,6 +84,8 @@ _SQLSTATES = {
     "22003": Failure.INVALID,  # numeric_value_out_of_range
     "22007": Failure.INVALID,  # invalid_datetime_format
     "22008": Failure.INVALID,  # datetime_field_overflow
+    "2201W": Failure.INVALID,  # invalid_row_count_in_limit_clause
+    "2201X": Failure.INVALID,  # invalid_row_count_in_result_offset_clause
     "22021": Failure.INVALID,  # character_not_in_repertoire
     "22P02": Failure.INVALID,  # invalid_text_representation: no member of an enum
     "22P05": Failure.INVALID,  # untranslatable_character
