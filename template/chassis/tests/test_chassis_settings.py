@@ -81,6 +81,30 @@ def test_trusted_proxies_are_addresses_networks_or_everyone(
     assert Settings().server_trusted_proxies == value
 
 
+@pytest.mark.parametrize(
+    ("value", "hosts"),
+    [
+        ("App.example.com, *.Example.org", ("app.example.com", "*.example.org")),
+        ("localhost 127.0.0.1 [::1]", ("localhost", "127.0.0.1", "[::1]")),
+        ("*", ("*",)),
+    ],
+)
+def test_allowed_hosts_are_names_in_lower_case(
+    monkeypatch: pytest.MonkeyPatch, value: str, hosts: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("APP_HTTP_ALLOWED_HOSTS", value)
+    assert Settings().http_allowed_hosts == hosts
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["https://a.example", '["a.example"]', "a.example:8000", "a.example/", ".example", "a*"],
+)
+def test_a_host_that_no_request_has_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("APP_HTTP_ALLOWED_HOSTS", value)
+    assert "APP_HTTP_ALLOWED_HOSTS: must be hosts with commas" in explanation_of(Settings)
+
+
 @pytest.mark.parametrize("name", ["database_pool_size", "alembic_database_url", "secrets_dir"])
 def test_a_service_cant_redefine_what_migrations_read(name: str) -> None:
     kept = ChassisSettings.model_fields[name].annotation

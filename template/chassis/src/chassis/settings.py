@@ -85,6 +85,18 @@ class ChassisSettings(DatabaseSettings):
     def _in_capitals(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("http_allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        hosts = tuple(host.lower() for host in hosts)
+        for host in hosts:
+            if not re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[[0-9a-f:.]+\]", host, re.ASCII):
+                raise ValueError(
+                    "must be hosts with commas between, each without a scheme, a port and a path, "
+                    "such as app.example.com or *.example.com; or * alone"
+                )
+        return hosts
+
     @field_validator("http_cors_origins")
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
