@@ -255,6 +255,32 @@ def test_a_replica_and_a_direct_url_for_migrations_have_targets_of_their_own() -
     assert settings.database_migration_target.hosts == (("direct", 5432),)
 
 
+@pytest.mark.parametrize(
+    ("variables", "warned"),
+    [
+        (
+            {SQLITE: "x.db"},
+            f"{SQLITE} is not read, because DATABASE_URL is set; set {BACKEND}=sqlite",
+        ),
+        ({HOST: "db"}, f"{HOST} is not read, because DATABASE_URL is set; set {BACKEND}=postgres"),
+        ({SQLITE: "x.db", BACKEND: "sqlite"}, None),
+        ({"APP_DATABASE_POSTGRES_SSLMODE": "require"}, None),
+        ({}, None),
+    ],
+)
+def test_what_names_another_database_than_the_platforms_is_a_warning(
+    variables: dict[str, str], warned: str | None
+) -> None:
+    warnings = from_environment({"DATABASE_URL": "postgres://h/app", **variables}).database_warnings
+    assert [line.startswith(warned or "?") for line in warnings] == [True] * bool(warned)
+
+
+def test_a_url_of_another_dialect_is_named_where_it_cant_be_migrated() -> None:
+    register_dialect()
+    error = str(refusal({"DATABASE_URL": "depot+aiosqlite:///app.db"}))
+    assert "DATABASE_URL names one (depot)" in error
+
+
 def test_a_custom_database_needs_a_url_for_migrations() -> None:
     register_dialect()
     custom = {BACKEND: "custom", URL: "depot+aiosqlite:///app.db"}

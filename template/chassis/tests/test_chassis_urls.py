@@ -318,6 +318,41 @@ def test_hosts_may_stand_in_the_query(query: str, hosts: list[tuple[str, int]]) 
     assert parse_url(f"postgresql:///app?{query}", VARIABLE).hosts == tuple(hosts)
 
 
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("localhost/app?host=/cloudsql/p:r:i", "ann@[/cloudsql/p:r:i]:5432/app"),
+        ("localhost:6432/app?host=db", "ann@db:6432/app"),
+        ("localhost:1/app?host=h1:2,h2", "ann@h1:2,h2:1/app"),
+        ("db:1/app?host=", "ann@db:1/app"),
+        ("db:1/app?port=2", "ann@db:2/app"),
+        ("h1:1,h2/app?port=2,3", "ann@h1:2,h2:3/app"),
+        ("db/app?user=bob&dbname=other", "bob@db:5432/other"),
+        ("db/app?password=other", "ann@db:5432/app"),
+    ],
+)
+def test_what_stands_after_the_question_mark_wins_as_in_libpq(url: str, masked: str) -> None:
+    target = parse_url(f"postgres://ann:pw@{url}", VARIABLE)
+    assert target.masked == f"postgresql://{masked}"
+    assert target.url.password == ("other" if "password=" in url else "pw")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "ann:2024/s3cret@db.example:5432/app",
+        "ann:2024/s3cr/et@db.example/app",
+        "ann@db/app,postgres://ann:s3cret@db/app",
+        "db/app/",
+    ],
+)
+def test_a_password_that_was_not_encoded_never_becomes_the_name(rest: str) -> None:
+    with pytest.raises(DatabaseSettingsError) as caught:
+        parse_url(f"postgres://{rest}", VARIABLE)
+    assert str(caught.value).startswith(f"{VARIABLE}: the database's name has a / or an @")
+    assert "s3cr" not in str(caught.value)
+
+
 def test_several_hosts_reach_both_drivers() -> None:
     target = parse_url("postgres://ann:pw@h1:1,h2:2/app", VARIABLE)
 

@@ -19,10 +19,26 @@ def parse_hosts(
     `ports` are for hosts that name none: one for all of them, or one for each.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if len(ports) not in (1, len(names)):
-        raise DatabaseSettingsError(f"{variable}: give one port, or as many as there are hosts")
-    each = ports if len(ports) > 1 else [*ports] * len(names)
+    each = _spread(ports, len(names), variable)
     return tuple(_parse_host(name, variable, port) for name, port in zip(names, each, strict=True))
+
+
+def merge_hosts(stated: str, named: Sequence[str], port: str, variable: str) -> tuple[Host, ...]:
+    """Return a URL's hosts. Those after the ? win, as in libpq: Prisma wants a name before."""
+    before = parse_hosts(stated, variable)
+    ports = [one for _, one in before] or [DEFAULT_PORT]
+    if port:
+        ports = [parse_port(one, variable, DEFAULT_PORT) for one in port.split(",")]
+    if any(named):
+        return parse_hosts(",".join(named), variable, ports)
+    hosts = [host for host, _ in before] or ["localhost"]
+    return tuple(zip(hosts, _spread(ports, len(hosts), variable), strict=True))
+
+
+def _spread(ports: Sequence[int], hosts: int, variable: str) -> Sequence[int]:
+    if len(ports) not in (1, hosts):
+        raise DatabaseSettingsError(f"{variable}: give one port, or as many as there are hosts")
+    return ports if len(ports) > 1 else [*ports] * hosts
 
 
 def _parse_host(text: str, variable: str, default_port: int) -> Host:

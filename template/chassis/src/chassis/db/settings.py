@@ -36,6 +36,13 @@ from .urls import (
 
 Seconds = Annotated[float, Field(ge=0)]
 
+# What names a database, and the backend that reads it.
+_NAMES_OF_DATABASES = {
+    "database_postgres_host": "postgres",
+    "database_postgres_name": "postgres",
+    "database_sqlite_path": "sqlite",
+}
+
 
 class DatabaseSettings(BaseSettings):
     """Everything that migrations and the wait for the database need to know.
@@ -143,6 +150,11 @@ class DatabaseSettings(BaseSettings):
         if fields and (self.database_backend, self._target.backend) == (None, "sqlite"):
             variable = f"APP_{min(fields).upper()}"
             warnings.append(f"{variable} is not read without APP_DATABASE_BACKEND=postgres")
+        named = sorted(self.model_fields_set & _NAMES_OF_DATABASES.keys())
+        if named and self._target.chosen_by == "DATABASE_URL":
+            name, backend = f"APP_{named[0].upper()}", _NAMES_OF_DATABASES[named[0]]
+            choice = f"set APP_DATABASE_BACKEND={backend} to use it"
+            warnings.append(f"{name} is not read, because DATABASE_URL is set; {choice}")
         return tuple(dict.fromkeys(warnings))
 
     @property
@@ -237,7 +249,8 @@ class DatabaseSettings(BaseSettings):
             return self._parse(self.alembic_database_url, "APP_ALEMBIC_DATABASE_URL")
         if self._target.backend == "custom":
             raise DatabaseSettingsError(
-                "APP_ALEMBIC_DATABASE_URL: a custom database needs it; "
+                "APP_ALEMBIC_DATABASE_URL: a custom database needs it, and "
+                f"{self._target.chosen_by} names one ({self._target.url.get_backend_name()}); "
                 "set it to the same database with a synchronous driver"
             )
         return self._target

@@ -12,15 +12,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from .errors import DatabaseSettingsError
-from .hosts import (
-    DEFAULT_PORT,
-    ENCODE_ADVICE,
-    Host,
-    bracketed,
-    is_socket,
-    parse_hosts,
-    parse_port,
-)
+from .hosts import ENCODE_ADVICE, Host, bracketed, is_socket, merge_hosts
 from .parameters import (
     DSN_PARAMETERS,
     SESSION_PARAMETERS,
@@ -162,9 +154,9 @@ def sqlite_target(path: str, variable: str) -> DatabaseTarget:
             f"{variable}: a SQLite file URI (file:…) can't be used; name the file itself: "
             "sqlite:///data/app.db, or APP_DATABASE_SQLITE_PATH=data/app.db"
         )
-    if re.match(r"~|[\w+]{2,}:/", path):
+    if re.match(r"~|.*\$|[\w+]{2,}:/", path):
         raise DatabaseSettingsError(
-            f"{variable}: write the whole path of a file, without ~ and without a scheme; "
+            f"{variable}: write the whole path of a file, without ~, $ and a scheme; "
             "a URL is for APP_DATABASE_URL"
         )
     if _is_in_memory(path):
@@ -201,20 +193,25 @@ def _parse_postgres(rest: str, variable: str, defaults: Mapping[str, str]) -> Da
     authority, _, path = address.partition("/")
     credentials, _, hosts = authority.rpartition("@")
     username, _, password = credentials.partition(":")
+    if re.search("[/@]", path):
+        # A password that was not encoded: the rest of it would be the name, which is shown.
+        raise DatabaseSettingsError(
+            f"{variable}: the database's name has a / or an @ inside; {ENCODE_ADVICE}, "
+            "or write %2F and %40 in the name"
+        )
     named = _parse_query(query, variable)
-    repeated = ",".join(named.pop("host", []))
     parameters = {name: values[-1] for name, values in named.items() if values[-1]}
-    given = parameters.pop("port", "").split(",")
-    ports = [parse_port(port, variable, DEFAULT_PORT) for port in given]
+    parameters.pop("host", None)
+    port = parameters.pop("port", "")
     pgbouncer = parameters.pop("pgbouncer", "").lower() in ("true", "1")
     lifted = {name: parameters.pop(name, None) for name in ("user", "password", "dbname")}
     parameters, warnings = normalise_parameters(parameters, variable)
     return postgres_target(
         variable,
-        hosts=parse_hosts(hosts or repeated, variable, ports) or (("localhost", ports[0]),),
-        username=unquote(username) or lifted["user"],
-        password=unquote(password) or lifted["password"],
-        database=unquote(path) or lifted["dbname"],
+        hosts=merge_hosts(hosts, named.get("host", []), port, variable),
+        username=lifted["user"] or unquote(username),
+        password=lifted["password"] or unquote(password),
+        database=lifted["dbname"] or unquote(path),
         parameters={**defaults, **parameters},
         pgbouncer=pgbouncer,
         warnings=warnings,
