@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends
 from fastapi.dependencies.models import Dependant
@@ -120,15 +120,31 @@ async def _enter(connection: HTTPConnection, *, writes: bool) -> AsyncSession:
     return await stack.enter_async_context(_RequestSession(factory, request))
 
 
+_Writer = tuple[asyncio.Task[Any], Engine]
+# The tasks that hold a write session on SQLite, where only one can hold the connection.
+_WRITERS: set[_Writer | None] = set()
+
+
 class _Scope:
     """A session's life; of all contexts of a request the inner one, and so no generator."""
 
     def __init__(self, factory: SessionFactory) -> None:
-        self._session = factory()
-        self._guard = _WriteScope(self._session)
+        self._session = session = factory()
+        self._writer: _Writer | None = None
+        bind, task = session.bind, asyncio.current_task()
+        assert bind is not None
+        writes = isinstance(session.sync_session, WriteSession)
+        if writes and bind.dialect.name == "sqlite" and task is not None:
+            self._writer = task, bind.sync_engine
 
     async def __aenter__(self) -> AsyncSession:
-        self._guard.__enter__()
+        if self._writer in _WRITERS:
+            raise NestedWriteScopeError(
+                "this task already holds a write session on SQLite, and a second one would wait "
+                "for it for ever: pass the session instead of opening another"
+            )
+        if self._writer is not None:
+            _WRITERS.add(self._writer)
         return self._session
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -144,7 +160,7 @@ class _Scope:
                 # In a task of its own, which survives the cancellation of this one.
                 await session.__aexit__(kind, None, None)
         finally:
-            self._guard.__exit__()
+            _WRITERS.discard(self._writer)
 
 
 class _RequestSession(_Scope):
@@ -197,30 +213,3 @@ def uses_session(dependant: Dependant) -> bool:
     """Return whether anything in a route's dependencies asks for a session."""
     calls = (get_db_session, get_db_read_session)
     return dependant.call in calls or any(map(uses_session, dependant.dependencies))
-
-
-class _WriteScope:
-    """Refuse a second write scope of one task on SQLite, where only one can hold the connection."""
-
-    _open: ClassVar[set[tuple[asyncio.Task[Any], Engine]]] = set()
-
-    def __init__(self, session: AsyncSession) -> None:
-        self._key: tuple[asyncio.Task[Any], Engine] | None = None
-        bind, task = session.bind, asyncio.current_task()
-        assert bind is not None
-        writes = isinstance(session.sync_session, WriteSession)
-        if writes and bind.dialect.name == "sqlite" and task is not None:
-            self._key = task, bind.sync_engine
-
-    def __enter__(self) -> None:
-        if self._key in self._open:
-            raise NestedWriteScopeError(
-                "this task already holds a write session on SQLite, and a second one would wait "
-                "for it for ever: pass the session instead of opening another"
-            )
-        if self._key is not None:
-            self._open.add(self._key)
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._key is not None:
-            self._open.discard(self._key)
