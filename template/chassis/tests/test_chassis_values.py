@@ -1,6 +1,7 @@
 """What statements make of values: the same on both databases, or refused."""
 
 import enum
+import math
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Date,
     DateTime,
     DefaultClause,
+    Double,
     Enum,
     Float,
     Interval,
@@ -28,13 +30,13 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import CompileError, InvalidRequestError
+from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis.db import Base, DatabaseSettings
 from chassis.db.base import NAMING_CONVENTION
-from chassis.db.errors import Failure, classify
+from chassis.db.errors import Failure, InvalidValueError, classify
 from chassis.db.migrations.connect import open_connection
 from chassis.db.migrations.defaults import render_default
 
@@ -70,6 +72,8 @@ class Reading(Measure):
     amount: Mapped[Decimal | None] = mapped_column(Numeric(30, 8))
     free: Mapped[Decimal | None] = mapped_column(Numeric)
     level: Mapped[float | None] = mapped_column(Float)
+    slope: Mapped[float | None] = mapped_column(Double)
+    details: Mapped[dict[str, Any] | None]
     colour: Mapped[Colour | None]
     shade: Mapped[str | None] = mapped_column(Enum("light", "dark", name="shade"))
     loose: Mapped[str | None] = mapped_column(Enum("a", "b", name="loose", native_enum=False))
@@ -310,3 +314,31 @@ def test_the_default_of_a_table_that_is_there_is_portable(settings: DatabaseSett
     for name in ("made", "marked"):
         default = DefaultClause(text(found[name] or ""))
         assert render_default(default, is_boolean=False) == "sa.text('CURRENT_TIMESTAMP')"
+
+
+@pytest.mark.parametrize("name", ["level", "slope"])
+async def test_nan_is_kept_or_refused_and_never_null(name: str, session: AsyncSession) -> None:
+    if session.get_bind().dialect.name == "sqlite":
+        for statement in (
+            insert(Reading).values({name: math.nan}),
+            text(f"INSERT INTO reading ({name}) VALUES (:nan)").bindparams(nan=math.nan),
+        ):
+            with pytest.raises(StatementError) as caught:
+                await session.execute(statement)
+            assert classify(caught.value) is Failure.INVALID
+    else:
+        await store(session, **{name: math.nan})
+        assert math.isnan(await session.scalar(select(getattr(Reading, name))) or 0)
+    stored = await store(session, **{name: math.inf})
+    assert stored is not None
+
+
+async def test_a_document_that_is_nested_too_deeply_is_refused(session: AsyncSession) -> None:
+    details: dict[str, Any] = {}
+    for _ in range(100_000):
+        details = {"a": details}
+    with pytest.raises(InvalidValueError, match="details is nested too deeply"):
+        Reading(details=details)
+    with pytest.raises(StatementError) as caught:
+        await session.execute(insert(Reading).values(details=details))
+    assert classify(caught.value) is Failure.INVALID

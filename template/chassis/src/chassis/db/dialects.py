@@ -132,6 +132,24 @@ class _ExactNumeric(Numeric[Any]):
         return process
 
 
+class _NumericFloat(Float[Any]):
+    """Refuses NaN, of which SQLite makes NULL without a word."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        store: _Process = super().bind_processor(dialect)  # type: ignore[no-untyped-call]
+
+        def process(value: Any) -> Any:
+            _refuse_nan(value)
+            return value if store is None else store(value)
+
+        return process
+
+
+def _refuse_nan(value: object) -> None:
+    if isinstance(value, float) and value != value:
+        raise InvalidValueError("SQLite has no NaN")
+
+
 class _KnownEnum(Enum):
     """Refuses a string that is no member, as PostgreSQL does: no query could read its row."""
 
@@ -151,10 +169,11 @@ class _KnownEnum(Enum):
 
 
 class _Untyped(NullType):
-    """Stores a datetime of a textual statement as a column of SQLite would, and not as sqlite3."""
+    """Stores a value of a textual statement as a column of SQLite would, and not as sqlite3."""
 
     def bind_processor(self, dialect: Dialect) -> _Process:
         def process(value: Any) -> Any:
+            _refuse_nan(value)
             if isinstance(value, datetime):
                 moment = value if value.tzinfo is None else value.astimezone(UTC)
                 return moment.replace(tzinfo=None).isoformat(" ", "microseconds")
@@ -177,7 +196,7 @@ def _replace_types(types: Mapping[type[Any], type[Any]], *more: type[TypeEngine[
 
 def _replace_types_of_sqlite(types: Mapping[type[Any], type[Any]]) -> _Types:
     replaced = _replace_types(types, _ExactNumeric, _KnownEnum)
-    return replaced | {NullType: _Untyped, Float: Float}
+    return replaced | {NullType: _Untyped, Float: _NumericFloat}
 
 
 def _dump_json(value: Any) -> str:
@@ -186,7 +205,7 @@ def _dump_json(value: Any) -> str:
         text = json.dumps(value, allow_nan=False)
         if "\\ud" in text:
             json.dumps(value, ensure_ascii=False).encode()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"no JSON of a database: {error}") from error
     return text
 

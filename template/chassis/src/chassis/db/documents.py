@@ -12,6 +12,8 @@ from sqlalchemy.orm import InstanceState, Mapper
 from sqlalchemy.orm.attributes import flag_modified
 from sqlalchemy.types import JSON, TypeDecorator, TypeEngine
 
+from .errors import InvalidValueError
+
 
 def track_documents(mapper: Mapper[Any], model: type[Any]) -> None:
     """Notice changes inside a model's JSON attributes; a listener of `mapper_configured`."""
@@ -153,7 +155,12 @@ def _track(value: Any, holder: _Holder) -> Any:
 def _track_assigned(attribute: Any, key: str) -> None:
     @event.listens_for(attribute, "set", raw=True, retval=True, propagate=True)
     def track_assigned(state: InstanceState[Any], value: Any, *_: Any) -> Any:
-        return value if _is_held(value, state, key) else _track(value, _Holder(state, key))
+        if _is_held(value, state, key):
+            return value
+        try:
+            return _track(value, _Holder(state, key))
+        except RecursionError:
+            raise InvalidValueError(f"{key} is nested too deeply to be stored") from None
 
 
 def _track_loaded(model: type[Any], keys: Sequence[str]) -> None:
