@@ -50,7 +50,8 @@ def find_releases(project: Project) -> Releases:
     tags = re.findall(r"refs/tags/(.+)", listed)
     sentence, following = compare(project.version, tags)
     recorded = project.version if project.version in tags else ""
-    manifests = (fetch_manifest(project, address, tag) for tag in (recorded, following))
+    wanted = [recorded, following]
+    manifests = (fetch_manifest(project, address, tag) if tag else None for tag in wanted)
     return Releases(sentence, following, *manifests)
 
 
@@ -75,7 +76,7 @@ def fetch_manifest(project: Project, address: str, tag: str) -> dict[str, str] |
         try:
             run([*git, "init", "--quiet", "--bare"], project.root)
             fetch = ["fetch", "--quiet", "--depth=1", "--", address, f"refs/tags/{tag}"]
-            run([*git, *fetch], project.root) if tag else None
+            run([*git, *fetch], project.root)
             names = run([*git, "ls-tree", "-r", "--name-only", "FETCH_HEAD"], project.root)
             path = next(
                 name for name in names.splitlines() if name.endswith(f"/chassis/{MANIFEST}")
