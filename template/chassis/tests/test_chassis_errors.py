@@ -31,9 +31,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis import ChassisSettings
+from chassis.app import create_app
 from chassis.db import Base, DbReadSession, DbSession, session_scope
 from chassis.db.migrations.connect import open_connection
-from chassis.errors import problem_responses
+from chassis.errors import Problem, problem_responses
 
 SECRET = "s3cret"
 
@@ -573,3 +574,17 @@ async def test_the_document_names_the_problems(settings: ChassisSettings) -> Non
     schemas = document["components"]["schemas"]
     assert {"Problem", "InvalidInput"} <= schemas.keys()
     assert schemas.keys().isdisjoint({"HTTPValidationError", "ValidationError"})
+
+
+def test_the_document_keeps_what_a_route_says_of_its_problems(settings: ChassisSettings) -> None:
+    router = APIRouter()
+    gone = {"model": Problem, "description": "It was sold."}
+
+    @router.get("/sold", responses={"4XX": {"model": Problem}, "default": gone, 410: gone})
+    async def sold() -> None: ...
+
+    paths = create_app(settings, package="sample", routers=[router]).openapi()["paths"]
+    responses = paths["/sold"]["get"]["responses"]
+    for status in ("4XX", "default", "410"):
+        assert responses[status]["content"].keys() == {"application/problem+json"}
+    assert responses["410"]["description"] == "It was sold."

@@ -40,11 +40,12 @@ def describe_problems(document: dict[str, Any], app: FastAPI) -> None:
 
 def _describe(operation: dict[str, Any], statuses: set[int]) -> None:
     responses = operation.setdefault("responses", {})
-    for status, response in responses.items():
+    for response in responses.values():
         schema = response.get("content", {}).get("application/json", {}).get("schema", {})
-        if schema.get("$ref", "").endswith(("/HTTPValidationError", "/Problem")):
+        if schema.get("$ref", "").endswith("/HTTPValidationError"):
+            response.update(content=_PROBLEM, description=HTTPStatus(422).phrase)
+        elif schema.get("$ref", "").endswith("/Problem"):
             response["content"] = _PROBLEM
-            response["description"] = HTTPStatus(int(status)).phrase
     for status in sorted(statuses):
         problem = {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
         responses.setdefault(str(status), problem)
