@@ -712,12 +712,14 @@ UNCOMMITTED: dict[str, Write] = {
     "insert": lambda session, item: session.execute(insert(Part).values(item_id=item.id)),
     "update": lambda session, item: session.execute(update(Item).values(quantity=8)),
     "delete": lambda session, item: session.execute(delete(Part)),
+    "text": lambda session, item: session.execute(text("\n UPDATE item SET quantity = 8")),
     "table": lambda session, item: session.execute(update(ITEMS).values(quantity=8)),
     "savepoint": release_a_savepoint,
     "after-a-commit": write_after_a_commit,
 }
 NOTHING_LEFT: dict[str, Write] = {
     "read": lambda session, item: count_items(session),
+    "read-text": lambda session, item: session.execute(text("SELECT 'update' FROM item")),
     "lock": lambda session, item: session.refresh(item, with_for_update=True),
     "change-nothing": change_nothing,
     "commit": commit,

@@ -1,12 +1,13 @@
 """What a session refuses, and what it warns of: writes left, transactions held too long."""
 
 import logging
+import re
 import warnings
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Executable, event
+from sqlalchemy import Connection, Executable, TextClause, event
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
@@ -20,6 +21,7 @@ from .statements import CURRENT
 logger = logging.getLogger(__name__)
 
 _UNCOMMITTED = "chassis_uncommitted"
+_WRITES = re.compile(r"\s*(insert|update|delete|merge|replace)\b", re.IGNORECASE)
 _BEGAN = "chassis_began"
 _SNAPSHOT = "chassis_snapshot"
 # Of a transaction outside of the database: it holds a connection, on SQLite the only one.
@@ -82,7 +84,8 @@ class WriteSession(_Session):
 
     def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
         super()._look_at(statement, options)
-        if getattr(statement, "is_dml", False):
+        is_text = isinstance(statement, TextClause)
+        if _WRITES.match(statement.text) if is_text else getattr(statement, "is_dml", False):
             self.info[_UNCOMMITTED] = True
 
 
