@@ -11,12 +11,14 @@ from chassis_stock import only_on
 from sqlalchemy import (
     Boolean,
     CheckConstraint,
+    Column,
     Date,
     DateTime,
     DefaultClause,
     Double,
     Enum,
     Float,
+    Index,
     Interval,
     MetaData,
     Numeric,
@@ -30,7 +32,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import CompileError, InvalidRequestError, StatementError
+from sqlalchemy.exc import CompileError, IntegrityError, InvalidRequestError, StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -58,6 +60,10 @@ class Colour(enum.Enum):
 
 class Reading(Measure):
     __tablename__ = "reading"
+    __table_args__ = (
+        Index("uq_reading_name", "name", unique=True, postgresql_where=text("ends IS NULL")),
+        Index("uq_reading_day", "day", unique=True, postgresql_where=Column("id") > 1),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     made: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
@@ -268,6 +274,16 @@ async def test_members_of_an_enum_come_back(session: AsyncSession) -> None:
     rows = await session.execute(select(*names).order_by(Reading.id))
     assert [tuple(row) for row in rows] == [(Colour.RED, "dark", "a"), (None, None, None)]
     assert await session.scalar(select(Reading.id).where(Reading.loose.like("a%"))) == 1
+
+
+async def test_a_partial_unique_index_is_partial_on_both(session: AsyncSession) -> None:
+    await store(session, name="a", ends=LONG_AGO, day=LONG_AGO.date())
+    await store(session, name="a", ends=LONG_AGO, day=LONG_AGO.date())
+    await store(session, name="a")
+    for clash in ({"name": "a"}, {"day": LONG_AGO.date()}):
+        with pytest.raises(IntegrityError):
+            await store(session, **clash)
+        await session.rollback()
 
 
 async def test_like_tells_small_letters_from_capitals(session: AsyncSession) -> None:

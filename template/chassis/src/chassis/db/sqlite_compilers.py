@@ -50,13 +50,24 @@ class ChassisSQLiteCompiler(SQLiteCompiler):
 
 
 class ChassisSQLiteDDLCompiler(SQLiteDDLCompiler):
-    """Writes the default CURRENT_TIMESTAMP in the format of a datetime that Python stores."""
+    """Writes defaults and unique indexes that mean what PostgreSQL's do."""
 
     def get_column_default_string(self, column: Column[Any]) -> str | None:
+        """Return CURRENT_TIMESTAMP in the format of a datetime that Python stores."""
         default = super().get_column_default_string(column)
         if default is None or not isinstance(_implementation(column.type), DateTime):
             return default
         return NOW if default.strip("() ").upper() == "CURRENT_TIMESTAMP" else default
+
+    def visit_create_index(self, create: Any, *others: Any, **options: Any) -> str:
+        """Return the statement with PostgreSQL's condition: without it, it forbids more rows."""
+        written: str = super().visit_create_index(create, *others, **options)  # type: ignore[no-untyped-call]
+        given = create.element.dialect_options
+        condition = given["postgresql"]["where"]
+        if not create.element.unique or condition is None or given["sqlite"]["where"] is not None:
+            return written
+        sql = self.sql_compiler.process(condition, include_table=False, literal_binds=True)
+        return f"{written} WHERE {sql}"
 
 
 class ChassisSQLiteTypeCompiler(SQLiteTypeCompiler):
