@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.model_table import open_databases, try_shape
+from tests.model_table import open_databases, try_change, try_shape
+from tests.models.changes import CHANGES, Change
 from tests.models.shapes import SHAPES, Shape
 from tests.models.trial import Databases
 from tests.scale import FULL
@@ -19,6 +20,7 @@ REPRESENTATIVE = {
     "enums held by a CHECK, by value, and in lists",
     "a big integer as key",
     "two tables that name each other",
+    "a unique index over an expression",
     "partial indexes",
     "names that need quoting",
 }
@@ -35,9 +37,14 @@ def databases() -> Iterator[Databases]:
     [shape for shape in SHAPES if FULL or shape.name in REPRESENTATIVE],
     ids=lambda shape: shape.name,
 )
-@pytest.mark.filterwarnings("ignore:autogenerate skipping:UserWarning")
 def test_a_revision_of_a_model_shape_is_right_on_both_engines(
     shape: Shape, databases: Databases
 ) -> None:
     for row in try_shape(shape, databases):
+        assert row.problems == [], row.text
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_a_change_is_seen_and_made_on_both_engines(change: Change, databases: Databases) -> None:
+    for row in try_change(change, databases):
         assert row.problems == [], row.text

@@ -720,17 +720,17 @@ class Thing(Base, Owned, Stamped):
         "long names",
         """
 class Long(Base):
-    __tablename__ = "a_table_whose_name_is_so_long_that_it_nearly_fills_the_space"
+    __tablename__ = "a_table_of_24_characters"
     id: Mapped[int] = mapped_column(primary_key=True)
-    a_column_whose_name_is_rather_long_as_well: Mapped[int] = mapped_column(index=True, unique=True)
+    a_column_that_makes_63_of_its_names: Mapped[int] = mapped_column(index=True, unique=True)
     parent_id: Mapped[int | None] = mapped_column(
-        ForeignKey("a_table_whose_name_is_so_long_that_it_nearly_fills_the_space.id")
+        ForeignKey("a_table_of_24_characters.id")
     )
     __table_args__ = (
-        CheckConstraint("a_column_whose_name_is_rather_long_as_well > 0", name="is_positive"),
+        CheckConstraint("a_column_that_makes_63_of_its_names > 0", name="is_positive"),
     )
 """,
-        "[Long(a_column_whose_name_is_rather_long_as_well=1)]",
+        "[Long(a_column_that_makes_63_of_its_names=1)]",
     ),
     Shape(
         "names that need quoting",

@@ -215,3 +215,27 @@ def test_an_option_that_a_rebuild_loses_is_in_the_log(
 
     (line,) = caplog.messages
     assert line.startswith(f"the rebuild of the table part lost {option}; unless that is meant")
+
+
+def test_a_computed_column_outlives_a_rebuild(
+    depot: Depot, settings: ChassisSettings, file: Path
+) -> None:
+    depot.add(
+        "2",
+        'op.execute(\'CREATE TABLE "my sum" (a NUMERIC(9, 2), '
+        '"it, s" VARCHAR, b INTEGER GENERATED ALWAYS AS (a * 2) STORED,\\n'
+        "c INTEGER GENERATED ALWAYS AS (a + 1) VIRTUAL)')",
+    )
+    upgrade(depot.package, settings)
+    execute(file, 'INSERT INTO "my sum" (a, "it, s") VALUES (4, \'x,y\')')
+    depot.add(
+        "3",
+        "with op.batch_alter_table('my sum') as batch:\n"
+        "        batch.alter_column('a', type_=sa.String(20), existing_type=sa.Numeric(9, 2))",
+    )
+
+    upgrade(depot.package, settings)
+
+    assert execute(file, """SELECT a || "it, s" || b || ':' || c FROM "my sum\"""") == [
+        ("4x,y8:5",)
+    ]

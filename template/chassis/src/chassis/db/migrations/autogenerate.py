@@ -27,6 +27,24 @@ _DIALECTS = {
 }
 
 
+def find_missed_differences(
+    metadata: Sequence[MetaData],
+    defaults: bool,
+    context: "MigrationContext",
+    revision: object,
+    directives: "list[MigrationScript]",
+) -> None:
+    """Add what Alembic does not compare, or not on this database."""
+    from alembic.autogenerate.api import AutogenContext
+
+    from .comparison import add_missed_differences
+
+    if _is_autogenerate(context):
+        for script in directives:
+            filters = AutogenContext(context, autogenerate=False)
+            add_missed_differences(filters, metadata, script, defaults=defaults)
+
+
 def complete_revisions(
     metadata: Sequence[MetaData],
     context: "MigrationContext",
@@ -37,15 +55,18 @@ def complete_revisions(
 
     Raises alembic.util.CommandError, before a file is written, for a name that nothing defines.
     """
-    from .enums import add_enum_steps, read_enums
+    from .enums import add_enum_steps, read_history
     from .foreign_keys import add_foreign_keys_last
+    from .reflected import generalise_types
     from .rendering import PortableOps
 
     if not _is_autogenerate(context):
         return
     for script in directives:
         add_foreign_keys_last(script)
-        add_enum_steps(script, metadata, read_enums(context))
+        for downgrade in script.downgrade_ops_list:
+            generalise_types(downgrade.ops, read_history(context))
+        add_enum_steps(script, metadata, context)
         for steps in (*script.upgrade_ops_list, *script.downgrade_ops_list):
             if steps.ops:
                 steps.ops = [PortableOps(steps.ops)]

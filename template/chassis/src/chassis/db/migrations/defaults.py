@@ -3,14 +3,19 @@
 import re
 from typing import Any
 
+from sqlalchemy import Boolean, DefaultClause, false, text, true
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import DefaultClause
 from sqlalchemy.sql.elements import ClauseElement
+from sqlalchemy.types import TypeEngine
 
 from ..sqlite_compilers import NOW
 
 _POSTGRES = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _CAST = re.compile(r"""('(?:[^']|'')*'|[\w.+-]+)::[\w\s".()\[\]]+""")
+_ADDED_CAST = re.compile(r"::[a-z]+(?: [a-z]+)*(?:\(\d+(?:, ?\d+)?\))?(?:\[\])?")
+_ANY = re.compile(r"= ANY \(+ARRAY\[([^]]*)\]\)+")
+# But not what a function is called with.
+_NAME_IN_PARENTHESES = re.compile(r"(?<=\()\((\w+)\)")
 _NOW = re.compile(
     rf"(now|current_timestamp|transaction_timestamp)(\(\))?|{re.escape(NOW)}", re.IGNORECASE
 )
@@ -25,33 +30,49 @@ _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0"
 def render_default(default: DefaultClause | str, *, is_boolean: bool) -> str:
     """Return the Python text of a column's `server_default`."""
     value: Any = default.arg if isinstance(default, DefaultClause) else default
-    text = value if isinstance(value, str) else normalise_default(value)
-    if is_boolean and (boolean := _BOOLEANS.get(text.strip("'").lower())) is not None:
+    sql = value if isinstance(value, str) else normalise_default(value)
+    if is_boolean and (boolean := _BOOLEANS.get(sql.strip("'").lower())) is not None:
         return f"sa.{str(boolean).lower()}()"
-    return repr(text) if isinstance(value, str) else f"sa.text({text!r})"
+    return repr(sql) if isinstance(value, str) else f"sa.text({sql!r})"
+
+
+def unify_default(default: DefaultClause, kind: TypeEngine[Any]) -> DefaultClause:
+    """Return a default as `render_default` writes it."""
+    value: Any = default.arg
+    sql = value if isinstance(value, str) else normalise_default(value)
+    boolean = _BOOLEANS.get(sql.strip("'").lower())
+    if isinstance(kind, Boolean) and boolean is not None:
+        return DefaultClause(true() if boolean else false())
+    return DefaultClause(value if isinstance(value, str) else text(sql))
 
 
 def normalise_default(value: ClauseElement) -> str:
     """Return the SQL of a default that is an expression, as both engines take it."""
-    text = str(value.compile(dialect=_POSTGRES, compile_kwargs={"literal_binds": True}))
-    text = _without_parentheses(text.strip())
-    if cast := _CAST.fullmatch(text):
-        text = cast[1]
-    if _NOW.fullmatch(text):
+    sql = str(value.compile(dialect=_POSTGRES, compile_kwargs={"literal_binds": True}))
+    sql = strip_parentheses(sql.strip())
+    if cast := _CAST.fullmatch(sql):
+        sql = cast[1]
+    if _NOW.fullmatch(sql):
         return "CURRENT_TIMESTAMP"
-    return text if _BARE.fullmatch(text) else f"({text})"
+    return sql if _BARE.fullmatch(sql) else f"({sql})"
 
 
-def _without_parentheses(text: str) -> str:
-    while text.startswith("(") and _closing(text) == len(text) - 1:
-        text = text[1:-1].strip()
-    return text
+def strip_casts(sql: str) -> str:
+    """Return an expression without the casts that PostgreSQL adds, which SQLite can't read."""
+    return _NAME_IN_PARENTHESES.sub(r"\1", _ANY.sub(r"IN (\1)", _ADDED_CAST.sub("", sql)))
 
 
-def _closing(text: str) -> int:
+def strip_parentheses(sql: str) -> str:
+    """Return an expression without the parentheses around the whole of it."""
+    while sql.startswith("(") and find_closing(sql) == len(sql) - 1:
+        sql = sql[1:-1].strip()
+    return sql
+
+
+def find_closing(sql: str) -> int:
     """Return where the first parenthesis is closed, without looking into quoted text."""
     depth, quoted = 0, False
-    for index, character in enumerate(text):
+    for index, character in enumerate(sql):
         if character == "'":
             quoted = not quoted
         elif not quoted:

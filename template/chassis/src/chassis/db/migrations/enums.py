@@ -1,12 +1,6 @@
-"""Enum types of PostgreSQL: what a revision must create, change and drop, whatever it was made on.
+"""Enum types of PostgreSQL: what a revision must create, change and drop, wherever it is made."""
 
-SQLite keeps no enums: there the members are those that the earlier revisions wrote down.
-"""
-
-import ast
-import re
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,34 +20,26 @@ from sqlalchemy.dialects.postgresql.base import PGInspector
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .defaults import normalise_default
+from .enum_history import EnumHistory, Enums, qualify_name, replay_enums
 from .rendering import PostgresOp, SQLiteOps
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
-    from alembic.script import Script
-
-Enums = dict[str, tuple[str, ...]]
 
 _POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
 _QUOTE = _POSTGRES.identifier_preparer.quote
-_LABEL = r"'((?:[^']|'')*)'"
-_NAME = r"""((?:"(?:[^"]|"")+"|\w+)(?:\.(?:"(?:[^"]|"")+"|\w+))?)"""
-_CREATE = re.compile(rf"CREATE TYPE {_NAME} AS ENUM \((.*)\)", re.IGNORECASE | re.DOTALL)
-_ADD = re.compile(
-    rf"ALTER TYPE {_NAME} ADD VALUE (?:IF NOT EXISTS )?{_LABEL}(?: (BEFORE|AFTER) {_LABEL})?",
-    re.IGNORECASE,
-)
-_RENAME = re.compile(rf"ALTER TYPE {_NAME} RENAME TO {_NAME}", re.IGNORECASE)
-_DROP = re.compile(rf"DROP TYPE (?:IF EXISTS )?{_NAME}", re.IGNORECASE)
 
 
-def add_enum_steps(script: MigrationScript, metadata: Iterable[MetaData], before: Enums) -> None:
+def add_enum_steps(
+    script: MigrationScript, metadata: Iterable[MetaData], context: "MigrationContext"
+) -> None:
     """Put the statements that make the enums as the models have them around the other steps."""
+    before = read_enums(context)
     after: Enums = {}
     columns: dict[str, list[Column[Any]]] = {}
     for column in _columns_of(metadata):
         for enum in find_enums(column.type):
-            name = _qualified(enum.schema, enum.name or "")
+            name = qualify_name(enum.schema, enum.name or "")
             after[name] = tuple(enum.enums)
             columns.setdefault(name, []).append(column)
     first, last = script.upgrade_ops_list[0].ops, script.downgrade_ops_list[-1].ops
@@ -61,8 +47,15 @@ def add_enum_steps(script: MigrationScript, metadata: Iterable[MetaData], before
     if new := sorted(after.keys() - before.keys()):
         first.insert(0, PostgresOp(_create(name, after[name]) for name in new))
         last.append(PostgresOp(f"DROP TYPE {name}" for name in new))
+    # What only others use is theirs.
+    if gone := sorted(read_history(context).types.keys() & before.keys() - after.keys()):
+        script.upgrade_ops_list[-1].ops.append(PostgresOp(f"DROP TYPE {name}" for name in gone))
+        script.downgrade_ops_list[0].ops.insert(
+            0, PostgresOp(_create(name, before[name]) for name in gone)
+        )
     for name in sorted(after.keys() & before.keys()):
-        if before[name] != after[name]:
+        # Their order is not compared: making a type anew rewrites its tables.
+        if set(before[name]) != set(after[name]):
             kept = [column for column in columns[name] if _place(column) not in made]
             first[:0] = _change(name, before[name], after[name], kept)
             last.extend(_change(name, after[name], before[name], kept))
@@ -91,7 +84,7 @@ def _place(column: Column[Any]) -> tuple[str | None, str, str]:
 
 def is_known_enum(context: "MigrationContext", kind: TypeEngine[Any]) -> bool:
     """Return whether a type is an enum that exists, so that its members are compared elsewhere."""
-    names = [_qualified(enum.schema, enum.name or "") for enum in find_enums(kind)]
+    names = [qualify_name(enum.schema, enum.name or "") for enum in find_enums(kind)]
     return bool(names) and read_enums(context).keys() >= set(names)
 
 
@@ -110,82 +103,23 @@ def read_enums(context: "MigrationContext") -> Enums:
     """Return the enum types as they are: in PostgreSQL itself, else as the revisions left them."""
     connection = context.connection
     if connection is None or connection.dialect.name != "postgresql":
-        return replay_enums(Path(script.path) for script in _oldest_first(context))
+        return read_history(context).types
     default = connection.dialect.default_schema_name
     inspector = cast(PGInspector, inspect(connection))
     return {
-        _qualified(enum["schema"] if enum["schema"] != default else None, enum["name"]): tuple(
+        qualify_name(enum["schema"] if enum["schema"] != default else None, enum["name"]): tuple(
             enum["labels"]
         )
         for enum in inspector.get_enums(schema="*")
     }
 
 
-def _oldest_first(context: "MigrationContext") -> "list[Script]":
+def read_history(context: "MigrationContext") -> EnumHistory:
+    """Return what the service's revisions say of enums."""
     if context.config is None:
-        return []
-    return list(reversed(list(ScriptDirectory.from_config(context.config).walk_revisions())))
-
-
-def replay_enums(files: Iterable[Path]) -> Enums:
-    """Return the enum types that the `upgrade` of revisions leave behind, by their text."""
-    enums: Enums = {}
-    for file in files:
-        for node in _parse(file, file.stat().st_mtime_ns).body:
-            if isinstance(node, ast.FunctionDef) and node.name == "upgrade":
-                _replay(node, enums)
-    return enums
-
-
-@cache
-def _parse(file: Path, changed_at: int) -> ast.Module:
-    return ast.parse(file.read_bytes())
-
-
-def _replay(function: ast.FunctionDef, enums: Enums) -> None:
-    for node in _in_order(function):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            _replay_statement(node.value.strip(), enums)
-        elif isinstance(node, ast.Call) and (found := _declared_enum(node)):
-            enums.setdefault(*found)
-
-
-def _in_order(node: ast.AST) -> Iterator[ast.AST]:
-    yield node
-    for child in ast.iter_child_nodes(node):
-        yield from _in_order(child)
-
-
-def _replay_statement(statement: str, enums: Enums) -> None:
-    if match := _CREATE.match(statement):
-        enums[match[1]] = tuple(_unquoted(label) for label in re.findall(_LABEL, match[2]))
-    elif match := _ADD.match(statement):
-        labels = list(enums.get(match[1], ()))
-        where = len(labels)
-        if match[3] and _unquoted(match[4]) in labels:
-            where = labels.index(_unquoted(match[4])) + (match[3].upper() == "AFTER")
-        if _unquoted(match[2]) not in labels:
-            labels.insert(where, _unquoted(match[2]))
-        enums[match[1]] = tuple(labels)
-    elif match := _RENAME.match(statement):
-        enums[match[2]] = enums.pop(match[1], ())
-    elif match := _DROP.match(statement):
-        enums.pop(match[1], None)
-
-
-def _declared_enum(call: ast.Call) -> tuple[str, tuple[str, ...]] | None:
-    """Return the enum that Alembic's own text of a column creates with its table."""
-    if ast.unparse(call.func).rpartition(".")[2].lower() != "enum":
-        return None
-    given: dict[str | None, Any] = {
-        keyword.arg: keyword.value.value
-        for keyword in call.keywords
-        if isinstance(keyword.value, ast.Constant)
-    }
-    labels = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
-    if "name" not in given or given.get("native_enum") is False or "create_type" in given:
-        return None
-    return _qualified(given.get("schema"), given["name"]), tuple(map(str, labels))
+        return EnumHistory()
+    scripts = ScriptDirectory.from_config(context.config).walk_revisions()
+    return replay_enums(Path(script.path) for script in reversed(list(scripts)))
 
 
 def _change(
@@ -244,7 +178,9 @@ def _length(labels: tuple[str, ...]) -> int:
 def _convert(column: Column[Any], name: str) -> Iterator[str]:
     """Yield what gives a column the type that now has the name; its default has the old one."""
     field = _QUOTE(column.name)
-    alter = f"ALTER TABLE {_qualified(column.table.schema, column.table.name)} ALTER COLUMN {field}"
+    alter = (
+        f"ALTER TABLE {qualify_name(column.table.schema, column.table.name)} ALTER COLUMN {field}"
+    )
     array = "[]" if isinstance(column.type.dialect_impl(_POSTGRES), ARRAY) else ""
     default = column.server_default
     if isinstance(default, DefaultClause):
@@ -269,13 +205,5 @@ def _add(name: str, old: tuple[str, ...], new: tuple[str, ...], index: int) -> s
     return f"ALTER TYPE {name} ADD VALUE IF NOT EXISTS {_literal(new[index])}{place}"
 
 
-def _qualified(schema: str | None, name: str) -> str:
-    return f"{_QUOTE(schema)}.{_QUOTE(name)}" if schema else _QUOTE(name)
-
-
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _unquoted(text: str) -> str:
-    return text.replace("''", "'")

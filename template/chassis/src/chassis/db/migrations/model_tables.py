@@ -1,29 +1,11 @@
 """The tables that the models would make, in a copy of a database that the migrations made."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-from sqlalchemy import (
-    Boolean,
-    Column,
-    ColumnElement,
-    Connection,
-    DefaultClause,
-    MetaData,
-    Table,
-    TextClause,
-    false,
-    text,
-    true,
-)
+from sqlalchemy import Connection, DefaultClause, MetaData, Table, text
+from sqlalchemy.schema import SchemaConst
 
-from .defaults import render_default
-
-_PORTABLE: dict[str, ColumnElement[Any] | TextClause] = {
-    "sa.true()": true(),
-    "sa.false()": false(),
-    "sa.text('CURRENT_TIMESTAMP')": text("CURRENT_TIMESTAMP"),
-}
+from .defaults import unify_default
 
 
 def create_models(
@@ -37,7 +19,7 @@ def create_models(
         connection.execute(text(statement))
     wanted = {table.key for table in tables}
     for one in metadata:
-        portable = _with_portable_defaults(one)
+        portable = copy_portably(one)
         ours = [table for key, table in portable.tables.items() if key in wanted]
         portable.create_all(connection, tables=ours)
 
@@ -67,28 +49,23 @@ _DROP_TYPES = """
 """
 
 
-def _with_portable_defaults(metadata: MetaData) -> MetaData:
-    """Return the tables with the defaults that a revision would have; a copy if one differs.
+def copy_portably(metadata: MetaData, *, prefix: str | None = None) -> MetaData:
+    """Copy tables with the defaults that a revision would have, named schemas under a prefix.
 
     A model may have what one engine refuses, such as `text("0")` for a boolean.
     """
-    columns = [column for table in metadata.tables.values() for column in table.columns]
-    if not any(_replace_default(column) for column in columns):
-        return metadata
-    copy = MetaData(naming_convention=metadata.naming_convention, schema=metadata.schema)
+    copy = MetaData(naming_convention=metadata.naming_convention)
     for table in metadata.tables.values():
-        for column in table.to_metadata(copy).columns:
-            column.server_default = _replace_default(column) or column.server_default
+        twin = table.to_metadata(
+            copy,
+            schema=_add_prefix(prefix, table.schema) or SchemaConst.RETAIN_SCHEMA,
+            referred_schema_fn=lambda table, _, key, schema: _add_prefix(prefix, schema),
+        )
+        for column in twin.columns:
+            if isinstance(column.server_default, DefaultClause):
+                column.server_default = unify_default(column.server_default, column.type)
     return copy
 
 
-def _replace_default(column: Column[Any]) -> DefaultClause | None:
-    """Return the default that is right on both engines; None if the column's own is."""
-    default = column.server_default
-    if not isinstance(default, DefaultClause) or not isinstance(default.arg, str | TextClause):
-        return None
-    rendered = render_default(default, is_boolean=isinstance(column.type, Boolean))
-    portable = _PORTABLE.get(rendered)
-    if portable is None or (isinstance(default.arg, TextClause) and default.arg.compare(portable)):
-        return None
-    return DefaultClause(portable)
+def _add_prefix(prefix: str | None, schema: str | None) -> str | None:
+    return f"{prefix}_{schema}" if prefix and schema else schema

@@ -14,7 +14,7 @@ from sqlalchemy import MetaData
 
 from ..errors import DatabaseSettingsError
 from ..settings import DatabaseSettings
-from .autogenerate import ItemRenderer, compare_type, complete_revisions
+from .autogenerate import ItemRenderer, compare_type, complete_revisions, find_missed_differences
 from .schemas import add_missing_schemas
 
 if TYPE_CHECKING:
@@ -95,14 +95,17 @@ def create_environment(
     _refuse_unknown(given)
     tables = (metadata,) if isinstance(metadata, MetaData) else tuple(metadata)
     is_sqlite = settings.database_migration_target.backend == "sqlite"
+    compare_defaults = given.get("compare_server_default", True)
     options = {
         **given,
+        "compare_server_default": compare_defaults if callable(compare_defaults) else False,
         "target_metadata": metadata,
         # A revision is for both engines, whichever it was made on.
         "render_as_batch": True,
         "render_item": _try_in_turn(given.get("render_item"), ItemRenderer()),
         "compare_type": given.get("compare_type", compare_type),
         "process_revision_directives": _run_in_turn(
+            partial(find_missed_differences, tables, compare_defaults is True),
             add_missing_schemas,
             given.get("process_revision_directives"),
             partial(complete_revisions, tables),

@@ -18,6 +18,12 @@ _NAME = r'("(?:[^"]|"")+"|\w+)'
 _DROP_TABLE = re.compile(rf"\s*DROP TABLE {_NAME}\s*$")
 # The prefix is in Alembic's manual: "Running batch migrations for SQLite".
 _RENAME = re.compile(rf'\s*ALTER TABLE "?_alembic_tmp_.* RENAME TO {_NAME}\s*$')
+_COPY = re.compile(
+    r'INSERT INTO (?P<table>"?_alembic_tmp_(?:[^"]*"|\S*)) \((?P<into>.*?)\) '
+    r"SELECT (?P<values>.*)\s+FROM (?P<rest>.*)",
+    re.DOTALL,
+)
+_WORD = re.compile(r"""(?:[^,"'(]|"(?:[^"]|"")*"|'(?:[^']|'')*'|\((?:[^()]|\([^()]*\))*\))+""")
 _CREATE = re.compile(
     rf"\s*CREATE (?:UNIQUE )?(?:INDEX|TRIGGER) (?:IF NOT EXISTS )?{_NAME}", re.IGNORECASE
 )
@@ -52,8 +58,29 @@ def preserve_rebuilt_tables(connection: Connection) -> None:
     warnings.filterwarnings("ignore", message=message, category=SAWarning)
     rebuilds = _Rebuilds(connection)
     event.listen(connection, "before_cursor_execute", rebuilds.before_statement)
+    event.listen(connection, "before_cursor_execute", _copy_without_computed, retval=True)
     event.listen(connection, "after_cursor_execute", rebuilds.after_statement)
     event.listen(connection, "commit", rebuilds.check_dependents)
+
+
+def _copy_without_computed(
+    connection: Connection, cursor: Any, statement: str, parameters: Any, *rest: Any
+) -> tuple[str, Any]:
+    """Leave computed columns out of the copy into the new table: it computes its own."""
+    if found := _COPY.match(statement):
+        query = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3)"
+        rows = connection.exec_driver_sql(query, (_unquote(found["table"]),))
+        computed = {name for (name,) in rows}
+        pairs = zip(_split(found["into"]), _split(found["values"]), strict=True)
+        kept = [pair for pair in pairs if _unquote(pair[0]) not in computed]
+        into, values = (", ".join(words) for words in zip(*kept, strict=True))
+        statement = f"INSERT INTO {found['table']} ({into}) SELECT {values} FROM {found['rest']}"
+    return statement, parameters
+
+
+def _split(words: str) -> list[str]:
+    """Split at commas outside parentheses and quotes."""
+    return [found[0].strip() for found in _WORD.finditer(words)]
 
 
 class _Rebuilds:

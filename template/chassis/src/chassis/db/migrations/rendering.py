@@ -54,6 +54,28 @@ def render_postgres_op(context: "AutogenContext", step: PostgresOp) -> str:
     return "\n".join([*lines, *(f"{depth}op.execute({text!r})" for text in step.statements)])
 
 
+class RefusedOp(MigrateOperation):
+    """A difference that no revision is written for."""
+
+    def __init__(self, difference: tuple[Any, ...], reason: str) -> None:
+        self.difference = difference
+        self.reason = reason
+
+    def reverse(self) -> "RefusedOp":
+        """Return the same: there is no way back either."""
+        return self
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return what `alembic check` reports."""
+        return self.difference
+
+
+@renderers.dispatch_for(RefusedOp)
+def render_refused_op(context: "AutogenContext", step: RefusedOp) -> str:
+    """Raise alembic.util.CommandError: no file is written."""
+    raise CommandError(step.reason)
+
+
 class SQLiteOps(OpContainer):
     """Operations that only SQLite needs."""
 
