@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -68,17 +69,16 @@ def test_the_traffic_stands_still_for_a_try_at_most_and_the_migration_succeeds(b
 
 
 @pytest.fixture(scope="module")
-def german_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def german_server() -> Iterator[Cluster]:
     """A PostgreSQL that says everything in German."""
     programs, system_user = find_programs()
-    folder = tmp_path_factory.mktemp("locales")
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(0o755)
-    compiled = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(folder / "de_DE.UTF-8")]
-    if subprocess.run(compiled, capture_output=True, check=False).returncode:
-        pytest.skip("needs the sources of locales: apt-get install locales")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOCPATH", str(folder))
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="locales-") as folder:
+        # The server's user reads it, too.
+        Path(folder).chmod(0o755)
+        compiled = ["localedef", "-i", "de_DE", "-f", "UTF-8", f"{folder}/de_DE.UTF-8"]
+        if subprocess.run(compiled, capture_output=True, check=False).returncode:
+            pytest.skip("needs the sources of locales: apt-get install locales")
+        patch.setenv("LOCPATH", folder)
         with started(programs, system_user, "-c lc_messages=de_DE.UTF-8") as server:
             yield server
 

@@ -262,8 +262,6 @@ async def _schema_findings(settings: ChassisSettings, package: str) -> AsyncIter
     finally:
         await probe.dispose()
     yield _schema_finding(state, head)
-    for fault, cure in await asyncio.to_thread(find_invalid_indexes, settings):
-        yield Finding("problem", "index", fault, cure)
 
 
 def _schema_finding(state: SchemaState, head: str) -> Finding:
@@ -285,3 +283,5 @@ async def _migration_findings(settings: ChassisSettings) -> AsyncIterator[Findin
     driver = await asyncio.to_thread(check_connections, settings)
     says = f"{driver} connects to {settings.database_migration_target.masked}"
     yield Finding("ok", "migrations", says)
+    for fault, cure in await asyncio.to_thread(find_invalid_indexes, settings):
+        yield Finding("problem", "index", fault, cure)
