@@ -175,7 +175,7 @@ sa.Table("items", metadata, sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("a", sa.Integer, {column}), {arguments})
 """
 PARTIAL = "sa.Index('ix', 'a', sqlite_where=sa.text('{0}'), postgresql_where=sa.text('{0}'))"
-CHECK = "sa.CheckConstraint('a > {}', name='ck_items_a')"
+CHECK = "sa.CheckConstraint('a > {}', name='Ck items')"
 
 
 @pytest.mark.parametrize(
@@ -241,5 +241,34 @@ def test_a_role_that_may_make_no_schema_is_told_what_was_not_compared(
 
     with caplog.at_level("WARNING", "chassis"):
         command.check(alembic_config(depot.package, settings))
+
+    assert "were not compared" in caplog.text
+
+
+def test_what_a_plugin_compares_too_is_written_once(
+    depot: Depot, settings: ChassisSettings
+) -> None:
+    plugin = "autogenerate_plugins=['alembic.autogenerate.*', 'alembic.ext.checkconstraint_byname']"
+    depot.configure(ITEM.format(column="", arguments=""), options=plugin)
+    depot.generate(settings, "first")
+    upgrade(depot.package, settings)
+    depot.configure(ITEM.format(column="", arguments=CHECK.format(1)), options=plugin)
+
+    script = depot.generate(settings, "second")
+
+    assert script.count("create_check_constraint") == 1
+
+
+def test_models_that_this_engine_has_no_type_for_are_compared_as_far_as_alembic_does(
+    depot: Depot, settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    only_on("sqlite", settings)
+    depot.configure(ITEM.format(column="", arguments=""))
+    depot.generate(settings, "first")
+    upgrade(depot.package, settings)
+    depot.configure(ITEM.format(column="", arguments="sa.Column('b', sa.ARRAY(sa.Integer))"))
+
+    with caplog.at_level("WARNING", "chassis"):
+        assert "add_column" in depot.generate(settings, "second")
 
     assert "were not compared" in caplog.text

@@ -73,9 +73,12 @@ def complete_revisions(
 
 
 def _is_autogenerate(context: "MigrationContext") -> bool:
-    """Return whether the models were compared; a command from Python has no options."""
+    """Return whether the models were compared, on an engine that is known.
+
+    A command from Python has no options.
+    """
     options = context.config.cmd_opts if context.config else None
-    return bool(getattr(options, "autogenerate", True))
+    return context.dialect.name in _DIALECTS and bool(getattr(options, "autogenerate", True))
 
 
 def compare_type(

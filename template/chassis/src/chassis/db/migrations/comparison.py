@@ -33,7 +33,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable, conv
 
 from .defaults import strip_casts, strip_parentheses
@@ -66,16 +66,16 @@ def add_missed_differences(
     }
     try:
         made, wanted = read_twins(filters.connection, metadata)
-    except DBAPIError as error:
+    except SQLAlchemyError as error:
         logger.warning(
             "defaults, computed columns, CHECKs and indexes were not compared, as the models "
             "can't be made here: %s",
-            str(error.orig).partition("\n")[0],
+            str(error).partition("\n")[0],
         )
         return
     comparison = _Comparison(filters, compares_defaults=defaults)
     upgrade = script.upgrade_ops_list[0]
-    _take_out_indexes(upgrade.ops, tables)
+    _take_out_compared(upgrade.ops, tables)
     before: list[MigrateOperation] = []
     for place, table in tables.items():
         if place in made:
@@ -88,14 +88,20 @@ def add_missed_differences(
     script.downgrade_ops_list[-1].ops = list(upgrade.reverse().ops)
 
 
-def _take_out_indexes(steps: list[MigrateOperation], places: Container[Place]) -> None:
-    """Forget what Alembic says of indexes of the models' tables: they are compared here."""
+def _take_out_compared(steps: list[MigrateOperation], places: Container[Place]) -> None:
+    """Forget what Alembic and its plugins say of what is compared here."""
     for step in steps:
         if isinstance(step, ModifyTableOps) and (step.schema, step.table_name.lower()) in places:
-            kept = [one for one in step.ops if not isinstance(one, CreateIndexOp | DropIndexOp)]
+            kept = [one for one in step.ops if not _is_compared(one)]
             # Alembic has dropped columns in the order of a set.
             step.ops = sorted(kept, key=_dropped_name)
     steps[:] = [step for step in steps if not isinstance(step, ModifyTableOps) or step.ops]
+
+
+def _is_compared(step: MigrateOperation) -> bool:
+    if isinstance(step, DropConstraintOp):
+        return step.constraint_type == "check"
+    return isinstance(step, CreateIndexOp | DropIndexOp | CreateCheckConstraintOp)
 
 
 def _dropped_name(step: MigrateOperation) -> str:
@@ -177,7 +183,7 @@ class _Comparison:
         """Yield the old and the new of each CHECK that differs and that both engines have."""
         ddl = str(CreateTable(table).compile(dialect=_POSTGRES))
         old = {
-            str(found["name"]).lower(): found["sqltext"]
+            str(found["name"]).lower(): _stub_check(table, str(found["name"]), found["sqltext"])
             for found in self._inspector.get_check_constraints(table.name, schema=table.schema)
         }
         new = {
@@ -186,8 +192,7 @@ class _Comparison:
             if isinstance(one, CheckConstraint) and one.name is not None
         }
         for name in sorted(old.keys() | new.keys()):
-            before = _stub_check(table, name, old[name]) if name in old else None
-            after = new.get(name)
+            before, after = old.get(name), new.get(name)
             # One of an enum is the enum's own where PostgreSQL has a type for it.
             shared = after is None or _name_of(after) in ddl
             if name in names and shared and self._includes("check_constraint", before, after):
@@ -244,7 +249,7 @@ def _alter_default(column: Column[Any], old: str | None) -> AlterColumnOp:
 
 
 def _name_of(constraint: CheckConstraint) -> str:
-    return _POSTGRES.identifier_preparer.format_constraint(constraint) or ""
+    return str(constraint.name)
 
 
 def _create_check(table: Table, check: CheckConstraint) -> CreateCheckConstraintOp:

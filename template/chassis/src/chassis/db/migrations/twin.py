@@ -22,7 +22,7 @@ def read_twins(
 ) -> tuple[dict[Place, Facts], dict[Place, Facts]]:
     """Return what a database has, and what it would have if the models made it.
 
-    Raises sqlalchemy.exc.DBAPIError if it can't make the models.
+    Raises sqlalchemy.exc.SQLAlchemyError if it can't make the models.
     """
     made = read_catalogue(connection)
     if connection.dialect.name == "sqlite":
