@@ -353,6 +353,13 @@ def test_a_password_that_was_not_encoded_never_becomes_the_name(rest: str) -> No
     assert "s3cr" not in str(caught.value)
 
 
+@pytest.mark.parametrize("rest", ["h", "h/", "@h", ":@h", "h?password=", "h?user=&dbname="])
+def test_what_a_url_leaves_out_is_left_to_the_driver(rest: str) -> None:
+    url = parse_url(f"postgresql://{rest}", VARIABLE).url
+
+    assert (url.username, url.password, url.database) == (None, None, None)
+
+
 def test_several_hosts_reach_both_drivers() -> None:
     target = parse_url("postgres://ann:pw@h1:1,h2:2/app", VARIABLE)
 

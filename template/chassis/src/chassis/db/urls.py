@@ -209,9 +209,10 @@ def _parse_postgres(rest: str, variable: str, defaults: Mapping[str, str]) -> Da
     return postgres_target(
         variable,
         hosts=merge_hosts(hosts, named.get("host", []), port, variable),
-        username=lifted["user"] or unquote(username),
-        password=lifted["password"] or unquote(password),
-        database=lifted["dbname"] or unquote(path),
+        # None, not an empty string, of what is left to the driver: its user, a password file.
+        username=lifted["user"] or unquote(username) or None,
+        password=lifted["password"] or unquote(password) or None,
+        database=lifted["dbname"] or unquote(path) or None,
         parameters={**defaults, **parameters},
         pgbouncer=pgbouncer,
         warnings=warnings,
