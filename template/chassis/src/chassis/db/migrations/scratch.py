@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from ..errors import DatabaseSettingsError, sqlstate
 from ..settings import DatabaseSettings
@@ -19,7 +19,7 @@ from .connect import open_connection
 # Starts a PostgreSQL server in an empty folder; returns its URL and what stops it.
 StartServer = Callable[[Path], tuple[str, Callable[[], None]]]
 
-_INSUFFICIENT_PRIVILEGE = "42501"
+_INSUFFICIENT_PRIVILEGE, _OBJECT_IN_USE = "42501", "55006"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def postgres_scratch(settings: DatabaseSettings) -> Iterator[Scratch]:
                 url = target.url.set(database=name)
                 yield name, settings.with_migration_target(replace(target, url=url))
             finally:
-                connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+                _drop_database(connection, name)
 
         with create() as (name, scratch):
 
@@ -90,6 +90,16 @@ def embedded_scratch(settings: DatabaseSettings, start: StartServer) -> Iterator
             yield replace(scratch, where=f"{scratch.where}, embedded")
     finally:
         stop()
+
+
+def _drop_database(connection: Connection, name: str) -> None:
+    """Drop a database; by force only if others hold it, as an autovacuum can't be forced out."""
+    try:
+        connection.execute(text(f"DROP DATABASE {name}"))
+    except OperationalError as error:
+        if sqlstate(error) != _OBJECT_IN_USE:
+            raise
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def _create_database(connection: Connection, name: str, template: str) -> None:

@@ -26,15 +26,21 @@ def read_twins(
     """
     made = read_catalogue(connection)
     if connection.dialect.name == "sqlite":
-        engine = create_engine(with_chassis_types(make_url("sqlite://")))
-        with engine.connect() as other:
-            for one in metadata:
-                copy_portably(one).create_all(other)
-            wanted = read_catalogue(other)
-        engine.dispose()
+        wanted = _make_in_memory(metadata)
     else:
         wanted = _make_in_schemas(connection, metadata)
     return _group(made), _group(wanted)
+
+
+def _make_in_memory(metadata: Iterable[MetaData]) -> list[Thing]:
+    engine = create_engine(with_chassis_types(make_url("sqlite://")))
+    try:
+        with engine.connect() as connection:
+            for one in metadata:
+                copy_portably(one).create_all(connection)
+            return read_catalogue(connection)
+    finally:
+        engine.dispose()
 
 
 def _make_in_schemas(connection: Connection, metadata: Iterable[MetaData]) -> list[Thing]:
