@@ -156,6 +156,15 @@ def test_a_second_signal_or_ctrl_c_skips_the_drain(signals: tuple[signal.Signals
         assert not running.thread.is_alive()
 
 
+@pytest.fixture
+def heeded_hangup() -> Iterator[None]:
+    """Undo `nohup`, by which the tests may have been started: processes inherit it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heeded_hangup")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_hangup_is_a_stop_that_finishes_requests(workers: int) -> None:
     with (
