@@ -53,11 +53,15 @@ class Due(BaseModel):
     at: datetime
 
 
-class Draft(Base):
+class Apart(Base):
+    __abstract__ = True
+    metadata = MetaData()
+
+
+class Draft(Apart):
     """A row with a version, so that a lost update is noticed."""
 
     __tablename__ = "draft"
-    metadata = MetaData()
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str]
