@@ -1,5 +1,6 @@
 """A package with migrations, written for one test."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,8 @@ class Depot:
         lines = "\n".join(["metadata = sa.MetaData()", *models])
         script = OWN_ENVIRONMENT.format(models=lines, options=options)
         (self._folder / "env.py").write_text(script, encoding="utf-8")
+        # Python tells a source of the same second and size by nothing.
+        shutil.rmtree(self._folder / "__pycache__", ignore_errors=True)
 
     def generate(self, settings: DatabaseSettings, message: str = "generated") -> str:
         """Make a revision of the models in env.py; return its text."""
