@@ -92,7 +92,7 @@ class Depot:
         lines = "\n".join(["metadata = sa.MetaData()", *models])
         script = OWN_ENVIRONMENT.format(models=lines, options=options)
         (self._folder / "env.py").write_text(script, encoding="utf-8")
-        # Python tells a source of the same second and size by nothing.
+        # Bytecode is matched to its source by second and size, which may be the same.
         shutil.rmtree(self._folder / "__pycache__", ignore_errors=True)
 
     def generate(self, settings: DatabaseSettings, message: str = "generated") -> str:

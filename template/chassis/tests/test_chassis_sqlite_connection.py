@@ -92,6 +92,14 @@ async def test_it_answers_as_the_cursor_of_sqlalchemy(
     await plain.dispose()
 
 
+async def test_a_connection_that_is_closed_may_be_interrupted(tmp_path: Path) -> None:
+    connection = SQLiteConnection(str(tmp_path / "app.db"))
+    await connection
+    await connection.close()
+
+    connection.interrupt_now()
+
+
 async def count_visits(connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     driver: Any = (await connection.get_raw_connection()).driver_connection
     execute, visits = driver._execute, []

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 PROBE_TIMEOUT_SECONDS = 2.0
 SHARED_FOR_SECONDS = 1.0
 
-# What is written to such a file makes it worse.
 _ROOM_BYTES = 1024 * 1024
+# What is written to such a file makes it worse.
 _BROKEN = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 

@@ -6,6 +6,7 @@ SQLite takes to find a row, and while others are served it waits for its turn tw
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import aiosqlite
@@ -69,7 +70,8 @@ class SQLiteConnection(aiosqlite.Connection):
 
     def interrupt_now(self) -> None:
         """Stop the statement that runs; its thread goes on with what waits behind it."""
-        self._sqlite.interrupt()
+        with suppress(sqlite3.ProgrammingError):  # It is closed already.
+            self._sqlite.interrupt()
 
     def _open(self) -> sqlite3.Connection:
         opened: sqlite3.Connection = sqlite3.connect(**self._options)
