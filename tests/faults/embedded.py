@@ -41,13 +41,6 @@ def embedded(*options: str) -> Iterator[Cluster]:
         shutil.rmtree(folder)
 
 
-def crash(server: Cluster) -> None:
-    """Kill the server, and leave no lock in the name of a process that nobody may have buried."""
-    server.kill()
-    for lock in (server.data / "postmaster.pid", *server.folder.glob(".s.PGSQL.*.lock")):
-        lock.unlink()
-
-
 def start_again(server: Cluster, *options: str) -> None:
     """Start a server that was stopped or killed."""
     server.start(*OPTIONS, *options)

@@ -21,7 +21,7 @@ from chassis.db import (
     session_scope,
 )
 from chassis.db.session import SessionFactory
-from sqlalchemy import Enum, String, func, select, update
+from sqlalchemy import Enum, MetaData, String, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -38,6 +38,8 @@ class Mood(enum.Enum):
 class Note(Base):
     """A row of types that a driver has to look up."""
 
+    # Its own, for it shares a process with tests of all tables of the usual one.
+    metadata = MetaData()
     __tablename__ = "note"
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from tests.scale import FULL
 
 from .bank import Bank, Writers, lost
-from .embedded import crash, embedded, start_again
+from .embedded import embedded, start_again
 from .servers import Cluster
 
 KILLS = 50 if FULL else 5
@@ -83,7 +83,7 @@ def kill_postgres_while_writing(folder: Path, writers: Writers, kills: int) -> s
                 for _ in range(kills):
                     await more_entries(writers)
                     await asyncio.sleep(random.uniform(0, LONGEST_SECONDS))
-                    await asyncio.to_thread(crash, server)
+                    await asyncio.to_thread(server.kill)
                     await asyncio.to_thread(start_again, server)
                 await more_entries(writers)
             return await lost(service, writers)
