@@ -1,6 +1,7 @@
 """What surrounds every request: ids, headers, limits, timeouts, and what each refusal says."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from httpx2 import ASGITransport, AsyncClient
+from sqlalchemy import text
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from chassis import ChassisSettings, create_app
-from chassis.context import outgoing_headers
+from chassis.context import RequestContext, outgoing_headers
+from chassis.db import DbReadSession
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +76,12 @@ async def outgoing() -> dict[str, str]:
 async def bug() -> None:
     """Have a bug."""
     raise RuntimeError("a bug")
+
+
+@router.get("/one")
+async def one(session: DbReadSession) -> int:
+    """Ask the database."""
+    return int(await session.scalar(text("SELECT 1")))
 
 
 @asynccontextmanager
@@ -198,6 +207,30 @@ async def test_a_body_that_never_comes_is_answered(settings: ChassisSettings) ->
     await app({**scope, "scheme": "http", "query_string": b""}, receive, send)
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
+
+
+async def test_a_request_leaves_nothing_to_the_garbage_collector(
+    settings: ChassisSettings,
+) -> None:
+    app = create_app(settings, package="sample", routers=[router])
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=transport, base_url="http://testserver") as client,
+    ):
+        await client.get("/one")  # What opens a connection may keep the context that it was in.
+        gc.collect()
+        gc.disable()
+        try:
+            before = sum(isinstance(each, RequestContext) for each in gc.get_objects())
+            for path in ("/one", "/outgoing", "/nowhere"):
+                # In a context of its own, for the middleware leaves the record there.
+                await asyncio.create_task(client.get(path))
+            await asyncio.sleep(0)
+            after = sum(isinstance(each, RequestContext) for each in gc.get_objects())
+        finally:
+            gc.enable()
+    assert after == before
 
 
 def stack(app: FastAPI) -> list[object]:

@@ -115,6 +115,8 @@ class RequestMiddleware:
         finally:
             exchange.finish()
             self._forget(exchange)
+            # It refers to the scope: a circle, which only the garbage collector would end.
+            del scope["chassis"]
 
     def _identify(self, exchange: "Exchange", headers: dict[bytes, bytes]) -> None:
         if self._makes_id:
