@@ -26,12 +26,6 @@ Api = dict[str, list[str]]
 CHASSIS = ROOT / "template" / "chassis"
 RECORDED = Path(__file__).parent / "recorded" / "api.yml"
 MODULES = ("chassis", "chassis.db", "chassis.fields", "chassis.testing")
-# Rendered routers import the first, the guide names the others.
-NAMES = {
-    "chassis.errors": ["problem_responses"],
-    "chassis.context": ["outgoing_headers"],
-    "chassis.health": ["add_readiness_check"],
-}
 HEADER = """\
 # What the user's half of a released service may rely on. `python -m tests.api` adds to it; nothing
 # is ever removed within a major version.
@@ -41,7 +35,7 @@ HEADER = """\
 def api() -> Api:
     """Read the API off the code."""
     project = tomllib.loads((CHASSIS / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {name: importlib.import_module(name).__all__ for name in MODULES} | NAMES
+    names = {name: importlib.import_module(name).__all__ for name in MODULES}
     return {
         **{module: sorted(_describe(module, names[module])) for module in names},
         "distribution": [f"{project['name']}=={project['version']}"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chassis import ChassisSettings
-from chassis.variables import explain, find_warnings
+from chassis.commands.variables import explain, find_warnings
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsError
 

@@ -77,7 +77,7 @@ def change(source: Path, folder: Path) -> Path:
     (routers / "slow.py").write_text(SLOW_ROUTE, encoding="utf-8")
     _replace(routers / "__init__.py", "import items", "import items, slow")
     _replace(routers / "__init__.py", "items.router,", "items.router,\n    slow.router,")
-    _replace(folder / "chassis/src/chassis/health.py", '"ok"', '"changed"')
+    _replace(folder / "chassis/src/chassis/http/health.py", '"ok"', '"changed"')
     return folder
 
 

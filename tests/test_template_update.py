@@ -25,7 +25,7 @@ LATER = "v1.2.0"
 TOOLS = ROOT / "template" / "chassis" / "tools"
 KEPT = re.compile(
     r"^(README|pyproject|compose.yaml|[.]git|{{_copier_conf)|chassis/([^/]+$|tools/|docs/README)"
-    r"|chassis/src/chassis/(__init__|settings).py|test_chassis_base.py|/main.py"
+    r"|chassis/src/chassis/(__init__|settings).py|test_chassis_db_base.py|/main.py"
 )
 # What stands for GitHub: it notes how it is called, and knows the pull requests that it is told.
 GH = """#!{python}

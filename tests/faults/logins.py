@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chassis.db import create_database_engine, create_read_engine
+from chassis.db.address.settings import DatabaseSettings
 from chassis.db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from chassis.db.migrations.connect import open_connection
-from chassis.db.settings import DatabaseSettings
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 

@@ -20,7 +20,7 @@ from chassis.db import (
     create_session_factory,
     session_scope,
 )
-from chassis.db.session import SessionFactory
+from chassis.db.sessions import SessionFactory
 from sqlalchemy import Enum, MetaData, String, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column

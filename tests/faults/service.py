@@ -24,7 +24,7 @@ from .servers import Cluster
 STARTS_WITHIN_SECONDS = 120
 SERVE = """
 from chassis import ChassisSettings
-from chassis.server import run
+from chassis.commands.serve import run
 run("{app}", ChassisSettings())
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from chassis.db import create_database_engine, create_session_factory, session_scope
-from chassis.db.session import SessionFactory
+from chassis.db.sessions import SessionFactory
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 

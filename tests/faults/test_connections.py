@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import pytest
 import uvloop
-from chassis.db import budget, create_database_engine
-from chassis.db.budget import report_budget
+from chassis.db import create_database_engine
+from chassis.db.postgres import connection_budget
+from chassis.db.postgres.connection_budget import report_budget
 from sqlalchemy import text
 
 from tests.postgres import PASSWORD
@@ -26,7 +27,7 @@ POOLS = {"APP_DATABASE_POOL_SIZE": "5", "APP_DATABASE_READ_POOL_SIZE": "10"}
 
 def reported(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """Give what was logged of the budget."""
-    return [record for record in caplog.records if record.name == budget.__name__]
+    return [record for record in caplog.records if record.name == connection_budget.__name__]
 
 
 @pytest.mark.parametrize(

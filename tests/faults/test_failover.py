@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from chassis.db import connections, create_database_engine, create_read_engine
+from chassis.db import create_database_engine, create_read_engine
 from chassis.db.errors import DatabaseUnavailableError, ReadOnlySessionError
+from chassis.db.postgres import connect
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -187,7 +188,7 @@ def test_a_silent_host_does_not_hide_the_one_after_it(
 def test_reads_fall_back_to_the_primary_and_return_to_the_replica(
     pair: Pair, read_settings: ReadSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "AWAY_SECONDS", 1.0)
+    monkeypatch.setattr(connect, "AWAY_SECONDS", 1.0)
     settings = read_settings(
         APP_DATABASE_URL=pair.primary.url(pair.database),
         APP_DATABASE_READ_URL=pair.standby.url(pair.database),

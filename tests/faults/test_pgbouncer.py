@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 from chassis import ChassisSettings
 from chassis.db import (
-    budget,
     create_database_engine,
     create_read_engine,
     create_session_factory,
     session_scope,
 )
-from chassis.db.budget import report_budget
 from chassis.db.errors import (
     DatabaseSettingsError,
     DatabaseUnavailableError,
@@ -26,6 +24,8 @@ from chassis.db.errors import (
 )
 from chassis.db.migrations.connect import create_migration_engine, wait_for_database
 from chassis.db.migrations.lock import hold_lock
+from chassis.db.postgres import connection_budget
+from chassis.db.postgres.connection_budget import report_budget
 from sqlalchemy import create_engine, insert, text
 
 from tests.scale import FULL
@@ -204,7 +204,9 @@ def test_a_pooler_that_overlooks_parameters_is_noticed_at_start(
     caplog.set_level("INFO")
     asyncio.run(report_budget(settings, processes=100))
 
-    noticed = [record.levelname for record in caplog.records if record.name == budget.__name__]
+    noticed = [
+        record.levelname for record in caplog.records if record.name == connection_budget.__name__
+    ]
     assert noticed == (["INFO"] if known else ["WARNING", "INFO"])
     assert ("set APP_DATABASE_PGBOUNCER=true" in caplog.text) is not known
     assert "shared by a pooler" in caplog.text

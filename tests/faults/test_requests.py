@@ -93,7 +93,7 @@ class Log:
         """Return the lines, without those about a machine that has too much to do."""
         lines = [json.loads(line) for line in self.text().splitlines()]
         told = [line for line in lines if line["level"] in ("WARNING", "ERROR", "CRITICAL")]
-        return [line for line in told if line["logger"] != "chassis.loop_watch"]
+        return [line for line in told if line["logger"] != "chassis.observe.loop_watch"]
 
 
 @contextmanager

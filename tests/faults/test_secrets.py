@@ -10,12 +10,12 @@ from pathlib import Path
 import boto3
 import pytest
 from chassis import ChassisSettings
+from chassis.commands.variables import explain
 from chassis.db import create_database_engine, create_read_engine
-from chassis.db.engine import create_probe_engine
+from chassis.db.address.secrets import read_azure_key_vault, read_gcp_secret_manager
+from chassis.db.engines import create_probe_engine
 from chassis.db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from chassis.db.migrations.connect import wait_for_database
-from chassis.db.secrets import read_azure_key_vault, read_gcp_secret_manager
-from chassis.variables import explain
 from moto import mock_aws
 from pydantic import ValidationError
 from pydantic_settings import SettingsError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from chassis.db import create_database_engine
+from chassis.db.address.tls import SSL_MODES
 from chassis.db.errors import DatabaseSettingsError, DatabaseUnavailableError
-from chassis.db.tls import SSL_MODES
 
 from tests.postgres import PASSWORD, USER
 
@@ -124,7 +124,7 @@ def test_a_machine_without_authorities_is_told_so(
     read_settings: ReadSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
-    monkeypatch.setattr("chassis.db.tls._SYSTEM_CA_FILES", ("/nowhere/ca.pem",))
+    monkeypatch.setattr("chassis.db.address.tls._SYSTEM_CA_FILES", ("/nowhere/ca.pem",))
     settings = read_settings(APP_DATABASE_URL="postgres://h/app?sslrootcert=system")
 
     with pytest.raises(DatabaseSettingsError, match="install ca-certificates"):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
 
-from chassis.db.urls import DatabaseTarget
+from chassis.db.address.urls import DatabaseTarget
 
 
 class Relay:

@@ -27,7 +27,7 @@ from sqlalchemy.pool import QueuePool
 from chassis import ChassisSettings, create_app
 from chassis.db import Base, DatabaseSettings
 from chassis.db.migrations.connect import open_connection
-from chassis.db.session import Sessions
+from chassis.db.sessions import Sessions
 
 
 class Item(Base):

@@ -100,8 +100,8 @@ def test_no_module_imports_the_service_or_what_is_not_required() -> None:
 @pytest.mark.parametrize(
     ("line", "target"),
     [
-        ("from ..errors import Problem", "chassis.errors.Problem"),
-        ("from .. import errors", "chassis.errors"),
+        ("from ..http.problems import Problem", "chassis.http.problems.Problem"),
+        ("from ..http import problems", "chassis.http.problems"),
         ("from chassis.settings import ChassisSettings", "chassis.settings.ChassisSettings"),
         ("import chassis.app", "chassis.app"),
         ("def load():\n    from ..app import create_app", "chassis.app.create_app"),

@@ -35,12 +35,12 @@ from sqlalchemy import (
 from sqlalchemy.engine import Row
 
 from chassis import ChassisSettings
+from chassis.commands.doctor import examine
 from chassis.db import Base, DatabaseSettings, DatabaseUnavailableError
 from chassis.db.migrations.connect import open_connection, wait_for_database
 from chassis.db.migrations.lock import LOCK_KEY
 from chassis.db.migrations.revisions import UnknownRevisionError
 from chassis.db.migrations.upgrade import downgrade, upgrade
-from chassis.doctor import examine
 
 TABLES = {"alembic_version", "item", "part"}
 ADD_BIN = "op.create_table('bin', sa.Column('id', sa.Integer, primary_key=True))"

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from chassis import ChassisSettings
 from chassis.db.migrations.check import check_migrations
-from chassis.testing_databases import start_server
+from chassis.testing.databases import start_server
 
 ADD = "op.create_table('bin', sa.Column('id', sa.Integer, primary_key=True))"
 DROP = "op.drop_table('bin')"

@@ -12,10 +12,10 @@ from click import ClickException
 from sqlalchemy import inspect, text
 
 from chassis import ChassisSettings
+from chassis.commands.migrate import migrate_service
 from chassis.db import DatabaseSettings
 from chassis.db.migrations.revisions import UnversionedDatabaseError
 from chassis.db.migrations.upgrade import alembic_config, downgrade, upgrade
-from chassis.migrate import migrate_service
 
 GUIDE = Path(__file__).parent.parent / "docs" / "migrations.md"
 MODELS = """

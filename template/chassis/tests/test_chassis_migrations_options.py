@@ -12,13 +12,13 @@ from chassis_stock import changed, executing, only_on, started
 from sqlalchemy import inspect, text
 
 from chassis import ChassisSettings, create_app
+from chassis.commands.doctor import examine
 from chassis.db import DatabaseSettings
 from chassis.db.errors import DatabaseSettingsError
 from chassis.db.migrations.check import check_migrations
 from chassis.db.migrations.options import read_environment
 from chassis.db.migrations.upgrade import alembic_config, downgrade, upgrade
-from chassis.doctor import examine
-from chassis.testing_databases import postgres_databases
+from chassis.testing.databases import postgres_databases
 
 BIN = "sa.Table('bin', metadata, sa.Column('id', sa.Integer, primary_key=True))"
 LOG = "sa.Table('log', metadata, sa.Column('id', sa.Integer, primary_key=True), schema='audit')"

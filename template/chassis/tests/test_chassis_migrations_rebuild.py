@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from chassis import ChassisSettings
 from chassis.db.migrations.upgrade import upgrade
-from chassis.testing_databases import NOWHERE
+from chassis.testing.databases import NOWHERE
 
 TABLE = """
     op.execute('CREATE TABLE item (id INTEGER PRIMARY KEY, name VARCHAR, note VARCHAR)')

@@ -14,10 +14,10 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from chassis import ChassisSettings
+from chassis.commands.doctor import examine
 from chassis.db import DatabaseSettings, DatabaseUnavailableError
 from chassis.db.migrations import attempts
 from chassis.db.migrations.upgrade import upgrade
-from chassis.doctor import examine
 
 TABLES = (
     "op.create_table('bin', sa.Column('id', sa.Integer));"

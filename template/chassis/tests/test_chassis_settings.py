@@ -8,8 +8,8 @@ from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from chassis import ChassisSettings
+from chassis.commands.variables import explain, find_warnings
 from chassis.db import DatabaseSettings
-from chassis.variables import explain, find_warnings
 
 MARKED = "s3cret-value"
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.sql import column, table, text
 
 from chassis.db import DatabaseSettings, create_database_engine
-from chassis.db.sqlite_connection import FIRST_ROWS, SQLiteConnection
+from chassis.db.sqlite.connection import FIRST_ROWS, SQLiteConnection
 
 pytestmark = pytest.mark.anyio
 

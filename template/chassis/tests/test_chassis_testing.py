@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from chassis.testing_databases import postgres_databases, start_server
+from chassis.testing.databases import postgres_databases, start_server
 
 pytest_plugins = ["pytester"]
 

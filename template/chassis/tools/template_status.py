@@ -30,10 +30,10 @@ from template_releases import Releases, find_releases
 # Where an edit belongs instead, by what the path begins with; the first that fits.
 PLACES = {
     "src/chassis/app.py": "middleware, handlers and start-up clients: main.py",
-    "src/chassis/cli.py": "commands: run.add_command(…) in cli.py",
+    "src/chassis/commands/cli.py": "commands: run.add_command(…) in cli.py",
     "src/chassis/db/": "behaviour of the database: the APP_DATABASE_* variables in .env.example",
-    "src/chassis/errors.py": "another answer to an error: an exception handler in main.py",
-    "src/chassis/health.py": "other probes: a router of the service",
+    "src/chassis/http/problems.py": "another answer to an error: an exception handler in main.py",
+    "src/chassis/http/health.py": "other probes: a router of the service",
     "src/chassis/settings.py": "settings: fields of the class in settings.py",
     "src/chassis/testing": "fixtures: tests/conftest.py",
     "src/chassis/": "code: the service's package in src/",

@@ -1,9 +1,43 @@
-"""What a service inherits: its application, commands and settings; chassis.db is its database."""
+"""What a service inherits: its application, commands and settings; chassis.db is its database.
 
-from .app import create_app
-from .cli import create_cli
-from .settings import ChassisSettings
+Each name is imported when it is first asked for, so that a part costs nothing while it is not used.
+"""
 
-__all__ = ["ChassisSettings", "__version__", "create_app", "create_cli"]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .app import create_app
+    from .commands.cli import create_cli
+    from .http.health import add_readiness_check
+    from .http.problems import problem_responses
+    from .http.request import outgoing_headers
+    from .settings import ChassisSettings
+
+__all__ = [
+    "ChassisSettings",
+    "__version__",
+    "add_readiness_check",
+    "create_app",
+    "create_cli",
+    "outgoing_headers",
+    "problem_responses",
+]
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "ChassisSettings": "settings",
+    "add_readiness_check": "http.health",
+    "create_app": "app",
+    "create_cli": "commands.cli",
+    "outgoing_headers": "http.request",
+    "problem_responses": "http.problems",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return value

@@ -12,19 +12,19 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp
 
-from .broken_answers import watch_answers
-from .db.health import DatabaseProbe
-from .db.session import open_sessions
-from .errors import add_error_handlers
-from .health import add_health_routes, add_readiness_check
-from .loop_watch import watch_event_loop
-from .middleware import RequestMiddleware
-from .openapi import describe_problems, operation_id
+from .db.readiness import DatabaseProbe
+from .db.sessions import open_sessions
+from .http.broken_answers import watch_answers
+from .http.health import add_health_routes, add_readiness_check
+from .http.middleware import RequestMiddleware
+from .http.openapi import describe_problems, operation_id
+from .http.problems import add_error_handlers
+from .observe.loop_watch import watch_event_loop
 from .settings import ChassisSettings
 
 if TYPE_CHECKING:
-    from .metrics import Metrics
-    from .tracing import Tracing
+    from .observe.metrics import Metrics
+    from .observe.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _adopt_mounted(routes: Sequence[BaseRoute], path: str) -> None:
 def _metrics(settings: ChassisSettings) -> "Metrics | None":
     if not settings.metrics_enabled:
         return None
-    from .metrics import process_metrics
+    from .observe.metrics import process_metrics
 
     return process_metrics()
 
@@ -146,7 +146,7 @@ def _metrics(settings: ChassisSettings) -> "Metrics | None":
 def _tracing(settings: ChassisSettings, package: str) -> "Tracing | None":
     if not settings.tracing_enabled:
         return None
-    from .tracing import Tracing
+    from .observe.tracing import Tracing
 
     return Tracing(package)
 

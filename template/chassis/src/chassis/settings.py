@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from .db.settings import DatabaseSettings, Seconds
+from .db.address.settings import DatabaseSettings, Seconds
 
 
 def _split(value: object) -> object:

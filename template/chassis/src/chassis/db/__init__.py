@@ -1,10 +1,11 @@
 """The database layer: settings, engines, sessions, models' base and migrations."""
 
+from .address.settings import DatabaseSettings
 from .base import Base
-from .engine import create_database_engine, create_read_engine
+from .engines import create_database_engine, create_read_engine
 from .errors import DatabaseUnavailableError, ReadOnlySessionError
 from .migrations import run_migrations
-from .session import (
+from .sessions import (
     DbReadSession,
     DbSession,
     create_session_factory,
@@ -12,7 +13,6 @@ from .session import (
     get_db_session,
     session_scope,
 )
-from .settings import DatabaseSettings
 from .transaction import run_transaction
 
 __all__ = [

@@ -21,7 +21,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.types import JSON, DateTime, Enum, Float, NullType, Numeric, Time, TypeEngine
 
 from .errors import InvalidValueError, TimeZoneError
-from .sqlite_compilers import (
+from .sqlite.compilers import (
     ChassisSQLiteCompiler,
     ChassisSQLiteDDLCompiler,
     ChassisSQLiteTypeCompiler,

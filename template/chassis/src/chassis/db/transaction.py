@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from .errors import sqlstate
-from .session import SessionFactory, session_scope
+from .sessions import SessionFactory, session_scope
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
+from ..address.settings import DatabaseSettings
 from ..errors import DatabaseUnavailableError, sqlite_error_name, sqlstate
-from ..settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 

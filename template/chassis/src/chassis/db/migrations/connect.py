@@ -10,12 +10,20 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, pool, text
 from sqlalchemy.exc import DatabaseError, DBAPIError
 
-from .. import connections, postgres, sqlite
+from ..address.settings import DatabaseSettings
+from ..address.urls import DatabaseTarget
 from ..dialects import with_chassis_types
-from ..engine import create_probe_engine
+from ..engines import create_probe_engine
 from ..errors import HOPELESS, DatabaseSettingsError, DatabaseUnavailableError
-from ..settings import DatabaseSettings
-from ..urls import DatabaseTarget
+from ..postgres.connect import ask_for_password, unavailable
+from ..postgres.options import (
+    ENCODING_ADVICE,
+    encoding_warning,
+    is_refusal_by_pooler,
+    psycopg_arguments,
+    uses_pgbouncer,
+)
+from ..sqlite.pragmas import accept_decimals, configure_connections, prepare_folder
 from .attempts import lock_timeout_of_a_try
 
 logger = logging.getLogger(__name__)
@@ -92,11 +100,11 @@ def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
     _refuse_named_pooler(settings)
     url, arguments = target.migration()
     if target.backend == "sqlite":
-        sqlite.prepare_folder(target)
-        sqlite.accept_decimals()
+        prepare_folder(target)
+        accept_decimals()
     if target.backend == "postgres":
         timeout = lock_timeout_of_a_try(settings)
-        arguments = postgres.psycopg_arguments(settings, arguments, lock_timeout_seconds=timeout)
+        arguments = psycopg_arguments(settings, arguments, lock_timeout_seconds=timeout)
     engine = create_engine(
         with_chassis_types(url),
         connect_args=arguments,
@@ -105,9 +113,9 @@ def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
         poolclass=pool.NullPool,
     )
     if target.backend == "sqlite":
-        sqlite.configure_connections(engine, settings, migrating=True)
+        configure_connections(engine, settings, migrating=True)
     if target.backend == "postgres":
-        connections.ask_for_password(engine, settings, target)
+        ask_for_password(engine, settings, target)
     try:
         yield engine
     finally:
@@ -119,9 +127,9 @@ def connect(engine: Engine, target: DatabaseTarget) -> Iterator[Connection]:
     try:
         connection = engine.connect()
     except DatabaseError as error:
-        if postgres.is_refusal_by_pooler(str(error.orig)):
+        if is_refusal_by_pooler(str(error.orig)):
             raise DatabaseSettingsError(_POOLER) from error
-        raise connections.unavailable(target, error) from error
+        raise unavailable(target, error) from error
     with connection:
         if connection.dialect.name == "postgresql":
             _refuse_bytes(connection, target)
@@ -132,14 +140,14 @@ def _refuse_bytes(connection: Connection, target: DatabaseTarget) -> None:
     driver: Any = connection.connection.driver_connection
     encoding = driver.info.parameter_status("server_encoding")
     if encoding == "SQL_ASCII":
-        warning = postgres.encoding_warning(encoding)
-        raise DatabaseSettingsError(f"{target.chosen_by}: {warning}; {postgres.ENCODING_ADVICE}")
+        warning = encoding_warning(encoding)
+        raise DatabaseSettingsError(f"{target.chosen_by}: {warning}; {ENCODING_ADVICE}")
 
 
 def _refuse_named_pooler(settings: DatabaseSettings) -> None:
     target = settings.database_migration_target
     shared = target is settings.database_target
-    if target.pgbouncer or (shared and postgres.uses_pgbouncer(settings, target)):
+    if target.pgbouncer or (shared and uses_pgbouncer(settings, target)):
         raise DatabaseSettingsError(_POOLER)
 
 

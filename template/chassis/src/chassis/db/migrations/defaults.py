@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import TypeEngine
 
-from ..sqlite_compilers import NOW
+from ..sqlite.compilers import NOW
 
 _POSTGRES = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _CAST = re.compile(r"""('(?:[^']|'')*'|[\w.+-]+)::[\w\s".()\[\]]+""")

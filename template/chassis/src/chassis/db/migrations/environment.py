@@ -15,11 +15,11 @@ from sqlalchemy import Connection, Engine, MetaData
 from sqlalchemy.exc import DBAPIError, SAWarning
 from sqlalchemy.schema import CreateSchema
 
-from .. import sqlite
+from ..address.settings import DatabaseSettings
+from ..address.urls import DatabaseTarget
 from ..dialects import with_chassis_types
 from ..errors import DatabaseUnavailableError
-from ..settings import DatabaseSettings
-from ..urls import DatabaseTarget
+from ..sqlite.pragmas import back_up
 from .attempts import Attempt, notice_commits, set_lock_timeouts, try_until_free
 from .connect import connect, create_migration_engine
 from .console import Progress, end_in_one_line
@@ -161,7 +161,7 @@ def _back_up(context: Any, connection: Connection, target: DatabaseTarget) -> No
     current = set(context.get_context().get_current_heads())
     known = {script.revision for script in context.script.walk_revisions()}
     if current != wanted and current <= known:
-        copy = sqlite.back_up(connection, Path(target.url.database or ""))
+        copy = back_up(connection, Path(target.url.database or ""))
         logger.info("backup before the migration: %s", copy or "none, the database is empty")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
-from ..settings import DatabaseSettings
+from ..address.settings import DatabaseSettings
 from .connect import open_connection
 
 _INVALID = text("""

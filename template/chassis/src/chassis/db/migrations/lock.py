@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, text
 
+from ..address.settings import DatabaseSettings
 from ..errors import DatabaseUnavailableError
-from ..settings import DatabaseSettings
 from .connect import connect, refuse_noticed_pooler
 
 # Any number that nothing else in the database uses: ASCII "chassis" as an integer.

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from sqlalchemy import MetaData
 
+from ..address.settings import DatabaseSettings
 from ..errors import DatabaseSettingsError
-from ..settings import DatabaseSettings
 from .autogenerate import ItemRenderer, compare_type, complete_revisions, find_missed_differences
 from .schemas import add_missing_schemas
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import Connection, String, inspect, literal_column, select, table
 from sqlalchemy.exc import DBAPIError
 
+from ..address.settings import DatabaseSettings
 from ..errors import sqlstate
-from ..settings import DatabaseSettings
 from .options import MigrationEnvironment, TableName, read_environment
 
 if TYPE_CHECKING:

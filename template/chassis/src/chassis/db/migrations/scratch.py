@@ -11,9 +11,9 @@ from uuid import uuid4
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from ..address.settings import DatabaseSettings
+from ..address.urls import parse_url, sqlite_target
 from ..errors import DatabaseSettingsError, sqlstate
-from ..settings import DatabaseSettings
-from ..urls import parse_url, sqlite_target
 from .connect import open_connection
 
 # Starts a PostgreSQL server in an empty folder; returns its URL and what stops it.

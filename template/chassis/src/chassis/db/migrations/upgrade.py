@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from ..settings import DatabaseSettings
+from ..address.settings import DatabaseSettings
 from .revisions import UnknownRevisionError
 
 if TYPE_CHECKING:

@@ -1,0 +1,269 @@
+"""The commands of a service: serve, dev, migrate, doctor and chassis."""
+
+import logging
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from ..db.address.settings import DatabaseSettings
+from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError
+from ..observe.logs import LogOptions, configure_logging
+from ..settings import ChassisSettings
+from .migrate import BackendName, check_service, migrate_service
+from .variables import explain, find_warnings
+
+logger = logging.getLogger(__name__)
+
+SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
+
+host_option = click.option("--host", help="Address to listen on, else APP_SERVER_HOST.")
+port_option = click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="NUMBER",
+    help="Port to listen on, else APP_SERVER_PORT, PORT or 8000.",
+)
+
+answers_option = click.option(
+    "-a", "--answers-file", metavar="NAME", help="Copier's answers file, if it was renamed."
+)
+
+
+def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
+    """Build a service's command line, for its console script; more commands can be added to it.
+
+    `app` names the factory, as in `my_service.main:create_service`. Exit codes: 1 for a failure,
+    2 for wrong settings or options, 3 where the server can't start.
+    """
+    version = click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_versions,
+        help="Show the versions of the service and of its chassis.",
+    )
+    group = ServiceGroup(
+        help="Run this service. Its settings are APP_* variables, also in .env.",
+        params=[version],
+        context_settings={"obj": Service(app, settings)},
+    )
+    for command in (serve, dev, migrate, doctor, chassis):
+        group.add_command(command)
+    return group
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the commands work on."""
+
+    app: str
+    settings: type[ChassisSettings]
+
+    @property
+    def package(self) -> str:
+        """The name of the service's package."""
+        return self.app.partition(":")[0].partition(".")[0]
+
+
+class InvalidSettingsError(click.ClickException):
+    """The settings are wrong; the same exit code as for wrong options."""
+
+    exit_code = 2
+
+
+class NoCheckoutError(click.ClickException):
+    """The command needs the service's checkout."""
+
+    exit_code = 2
+
+
+class ServiceGroup(click.Group):
+    """Commands whose expected failures are one message and no traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except DatabaseSettingsError as error:
+            raise InvalidSettingsError(str(error)) from error
+        except DatabaseUnavailableError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@host_option
+@port_option
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="NUMBER",
+    help="Processes to run, else APP_SERVER_WORKERS or 1.",
+)
+@click.option("--reload", is_flag=True, help="Restart one process when the code changes.")
+@click.pass_obj
+def serve(
+    service: Service, host: str | None, port: int | None, workers: int | None, reload: bool
+) -> None:
+    """Serve HTTP requests."""
+    settings = _prepare(service, server_host=host, server_port=port, server_workers=workers)
+    _serve(service, settings, reload=reload)
+
+
+@click.command()
+@host_option
+@port_option
+@click.pass_obj
+def dev(service: Service, host: str | None, port: int | None) -> None:
+    """Migrate, then serve and restart when the code changes."""
+    settings = _prepare(service, server_host=host, server_port=port)
+    migrate_service(service.package, _read(DatabaseSettings), wait=False)
+    _serve(service, settings, reload=True)
+
+
+@click.command()
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait until the database answers, for APP_DATABASE_WAIT_SECONDS at most.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Check the migrations instead, on scratch databases of SQLite and PostgreSQL: one head, "
+    "no drift, up, down and up again.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["sqlite", "postgres"]),
+    help="Check on this one alone, for a service that never runs on the other.",
+)
+@click.pass_obj
+def migrate(service: Service, wait: bool, check: bool, engine: BackendName | None) -> None:
+    """Bring the database's schema up to date."""
+    if engine and not check:
+        raise click.UsageError("--engine is for --check: write migrate --check --engine …")
+    _warn(service)
+    configure_logging(LogOptions())
+    settings = _read(DatabaseSettings)
+    if check:
+        check_service(service.package, settings, engine, wait=wait)
+    else:
+        migrate_service(service.package, settings, wait=wait)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Write it for programs.")
+@click.pass_obj
+def doctor(service: Service, as_json: bool) -> None:
+    """Examine settings, database and schema, and say what to change.
+
+    Exits with 0 where nothing needs to be put right, with 1 where something does.
+    """
+    from .doctor import examine
+
+    report = examine(_read(service.settings), service.package)
+    columns = min(shutil.get_terminal_size().columns, 100)
+    click.echo(report.as_json() if as_json else report.as_text(columns))
+    if not report.healthy:
+        raise SystemExit(1)
+
+
+def _prepare(service: Service, **options: str | int | None) -> ChassisSettings:
+    _warn(service)
+    settings = _read(service.settings)
+    configure_logging(LogOptions.of(settings))
+    given = {name: value for name, value in options.items() if value is not None}
+    return settings.model_copy(update=given)
+
+
+@click.group()
+def chassis() -> None:
+    """Compare chassis/ with its release, and this service with a newer one."""
+
+
+@chassis.command()
+@answers_option
+def status(answers_file: str | None) -> None:
+    """Name what differs from the release in chassis/, and the newest release.
+
+    Exits with 0 where nothing differs, with 1 where something does, with 2 where it can't tell.
+    """
+    _run_template_status("status", answers_file)
+
+
+@chassis.command()
+@answers_option
+def diff(answers_file: str | None) -> None:
+    """Show what the newest release would render otherwise, outside chassis/.
+
+    An update never changes these files; take by hand what you like. Changes nothing. Copier is
+    needed: the one on the PATH, else uvx.
+    """
+    _run_template_status("diff", answers_file)
+
+
+def _run_template_status(command: str, answers_file: str | None) -> None:
+    """Run the tool that stands in chassis/, so that it also runs where this package does not."""
+    here = Path.cwd()
+    arguments = [command] if answers_file is None else [command, "--answers-file", answers_file]
+    for folder in (here, *here.parents):
+        if (script := folder / "chassis" / "tools" / "template_status.py").is_file():
+            raise SystemExit(subprocess.run([sys.executable, script, *arguments]).returncode)
+    raise NoCheckoutError(
+        "there is no chassis/tools/template_status.py here or above: run this in the service's "
+        "checkout, with chassis/ where it was rendered (an image holds neither)"
+    )
+
+
+def _warn(service: Service) -> None:
+    try:
+        warnings = list(find_warnings(service.settings))
+    except SettingsError as error:
+        raise InvalidSettingsError(explain(error, service.settings)) from None
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+
+
+def _read(settings: type[SettingsT]) -> SettingsT:
+    try:
+        return settings()
+    except (ValidationError, SettingsError) as error:
+        raise InvalidSettingsError(explain(error, settings)) from None
+
+
+def _serve(service: Service, settings: ChassisSettings, *, reload: bool) -> None:
+    from .serve import run  # uvicorn would slow --help down
+
+    run(service.app, settings, reload=reload)
+
+
+def _print_versions(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    service: Service = context.obj
+    versions = f"{_version_of(service.package)}, chassis {_chassis_version()}"
+    click.echo(f"{context.info_name} {versions}")
+    context.exit()
+
+
+def _chassis_version() -> str:
+    from .. import __version__
+
+    return __version__
+
+
+def _version_of(package: str) -> str:
+    """Find the version by the console script: an editable install does not list its packages."""
+    for script in entry_points(group="console_scripts"):
+        if script.module.partition(".")[0] == package and script.dist is not None:
+            return script.dist.version
+    return "(not installed)"

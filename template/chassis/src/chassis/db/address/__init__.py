@@ -1,0 +1,1 @@
+"""Where the database is: settings, URLs, TLS and secrets."""

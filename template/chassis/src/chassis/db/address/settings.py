@@ -1,0 +1,311 @@
+"""The database's settings, and the one place where they become a target."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ..errors import DatabaseSettingsError
+from .hosts import DEFAULT_PORT, parse_hosts
+from .secrets import SecretStore
+from .sources import (
+    DEFAULT_SECRETS_DIR,
+    SecretFiles,
+    VariableSource,
+    is_secret,
+    read_dotenv_texts,
+    read_environment,
+    read_password,
+)
+from .tls import SSLMode
+from .urls import (
+    DatabaseTarget,
+    parse_url,
+    postgres_target,
+    sqlite_target,
+)
+
+Seconds = Annotated[float, Field(ge=0)]
+
+# What names a database, and the backend that reads it.
+_NAMES_OF_DATABASES = {
+    "database_postgres_host": "postgres",
+    "database_postgres_name": "postgres",
+    "database_sqlite_path": "sqlite",
+}
+
+
+class DatabaseSettings(BaseSettings):
+    """Everything that migrations and the wait for the database need to know.
+
+    Read from `APP_*` variables, then `.env`, then secret files, then the store of secrets that
+    `APP_SECRETS_SOURCE` names; an empty variable counts as unset.
+    Raises pydantic.ValidationError; its messages name the variable and never hold a value.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="APP_",
+        # chassis.db.address.dotenv reads it, and more strictly.
+        env_file=(),
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+    # Fields filled from variables that platforms set; from the environment only, never from .env.
+    platform_variables: ClassVar[dict[str, str]] = {"database_platform_url": "DATABASE_URL"}
+
+    database_url: SecretStr | None = None
+    database_platform_url: SecretStr | None = None
+    database_backend: Literal["sqlite", "postgres", "custom"] | None = None
+    database_read_url: SecretStr | None = None
+    alembic_database_url: SecretStr | None = None
+    alembic_version_table: str | None = None
+    alembic_version_table_schema: str | None = None
+    database_read_fallback: bool = False
+    database_password_provider: str | None = None
+    secrets_dir: Path = DEFAULT_SECRETS_DIR
+    secrets_source: str | None = None
+
+    database_postgres_host: str = "localhost"
+    database_postgres_port: Annotated[int, Field(ge=1, le=65535)] = DEFAULT_PORT
+    database_postgres_user: str = "postgres"
+    database_postgres_password: SecretStr | None = None
+    database_postgres_password_file: Path | None = None
+    database_postgres_name: str = "app"
+    database_postgres_sslmode: SSLMode | None = None
+    database_postgres_sslrootcert: str | None = None
+    database_postgres_sslcert: str | None = None
+    database_postgres_sslkey: str | None = None
+
+    database_pool_size: Annotated[int, Field(ge=1)] = 5
+    database_read_pool_size: Annotated[int, Field(ge=1)] | None = None
+    database_max_overflow: Annotated[int, Field(ge=0)] = 0
+    database_pool_timeout: Seconds = 5
+    database_pool_recycle: Annotated[int, Field(ge=-1)] = 300
+    database_pool_pre_ping: bool = True
+    database_ping_idle_seconds: Seconds = 30
+    database_pgbouncer: bool = False
+    database_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5
+    database_statement_timeout_seconds: Seconds = 30
+    database_lock_timeout_seconds: Seconds = 5
+    database_idle_in_transaction_timeout_seconds: Seconds = 60
+    database_slow_query_seconds: Seconds = 0.5
+    database_application_name: str | None = None
+    database_wait_seconds: Seconds = 60
+    database_echo: bool = False
+
+    database_sqlite_path: Path = Path("data/app.db")
+    database_sqlite_journal_mode: Literal[
+        "WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"
+    ] = "WAL"
+    database_sqlite_synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = "NORMAL"
+    database_sqlite_busy_timeout: Annotated[int, Field(ge=0)] = 5000
+    database_sqlite_foreign_keys: bool = True
+    database_sqlite_cache_size: int | None = None
+    database_sqlite_mmap_size: Annotated[int, Field(ge=0)] | None = None
+    database_sqlite_backup_before_migrate: bool = False
+
+    _target: DatabaseTarget = PrivateAttr()
+    _read_target: DatabaseTarget = PrivateAttr()
+    _migration_target: DatabaseTarget = PrivateAttr()
+
+    @property
+    def database_target(self) -> DatabaseTarget:
+        """The database that write sessions use."""
+        return self._target
+
+    @property
+    def database_read_target(self) -> DatabaseTarget:
+        """The database that read sessions use: the replica where one is named."""
+        return self._read_target
+
+    @property
+    def database_migration_target(self) -> DatabaseTarget:
+        """The database that Alembic uses: never a pooler, where one is named besides it."""
+        return self._migration_target
+
+    def with_migration_target(self, target: DatabaseTarget) -> Self:
+        """Return a copy whose migrations run on another database."""
+        copy = self.model_copy()
+        copy._migration_target = target
+        return copy
+
+    @property
+    def database_warnings(self) -> tuple[str, ...]:
+        """What is set and can't be honoured, a line each."""
+        targets = (self._target, self._read_target, self._migration_target)
+        warnings = [line for target in targets for line in target.warnings]
+        fields = [name for name in self.model_fields_set if name.startswith("database_postgres_")]
+        if fields and (self.database_backend, self._target.backend) == (None, "sqlite"):
+            variable = f"APP_{min(fields).upper()}"
+            warnings.append(f"{variable} is not read without APP_DATABASE_BACKEND=postgres")
+        named = sorted(self.model_fields_set & _NAMES_OF_DATABASES.keys())
+        if named and self._target.chosen_by == "DATABASE_URL":
+            name, backend = f"APP_{named[0].upper()}", _NAMES_OF_DATABASES[named[0]]
+            choice = f"set APP_DATABASE_BACKEND={backend} to use it"
+            warnings.append(f"{name} is not read, because DATABASE_URL is set; {choice}")
+        return tuple(dict.fromkeys(warnings))
+
+    @property
+    def read_pool_size(self) -> int:
+        """How many read connections: as set, else 10; on SQLite 2, beside which writers do well."""
+        default = 2 if self.database_target.backend == "sqlite" else 10
+        return self.database_read_pool_size or default
+
+    def describe_database(self) -> str:
+        """Return a line for the log: target, the variable that chose it, pool sizes; no secret."""
+        target = self.database_target
+        reads = self.database_read_target
+        replica = "" if reads is target else f"reads from {reads.masked}, "
+        write, note = f"{self.database_pool_size} + {self.database_max_overflow}", ""
+        if target.backend == "sqlite":
+            write = "1"
+            ignored = {"database_pool_size", "database_max_overflow"} & self.model_fields_set
+            names = ", ".join(f"APP_{name.upper()}" for name in sorted(ignored))
+            note = f"; {names} does not apply to SQLite" if names else ""
+        return (
+            f"database {target.masked} ({target.backend}, chosen by {target.chosen_by}), "
+            f"{replica}connections: {write} write, {self.read_pool_size} read{note}"
+        )
+
+    @field_validator("database_sqlite_journal_mode", "database_sqlite_synchronous", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("database_password_provider")
+    @classmethod
+    def _check_provider(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.]+:\w+", value):
+            raise ValueError("is written module:function, such as my_service.passwords:fetch")
+        return value
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        self._target = self._choose()
+        if self.database_password_provider and self._target.url.password is not None:
+            raise DatabaseSettingsError(
+                "APP_DATABASE_PASSWORD_PROVIDER: "
+                f"{self._target.chosen_by} has a password as well; keep one of them"
+            )
+        self._read_target = self._choose_read()
+        self._migration_target = self._choose_migration()
+        return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _hide_secrets(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Keep secrets out of the input that `ValidationError.errors()` shows."""
+        if isinstance(given, dict):
+            given = {
+                name: SecretStr(value) if isinstance(value, str) and is_secret(cls, name) else value
+                for name, value in given.items()
+            }
+        return handler(given)
+
+    def _choose(self) -> DatabaseTarget:
+        if self.database_url is not None:
+            return self._parse(self.database_url, "APP_DATABASE_URL")
+        match self.database_backend:
+            case "postgres":
+                return self._from_fields()
+            case "custom":
+                raise DatabaseSettingsError(
+                    "APP_DATABASE_URL: APP_DATABASE_BACKEND=custom needs it; "
+                    "set it to a SQLAlchemy URL with an asynchronous driver"
+                )
+            case None if self.database_platform_url is not None:
+                return self._parse(self.database_platform_url, "DATABASE_URL")
+            case "sqlite" | None:
+                return sqlite_target(str(self.database_sqlite_path), "APP_DATABASE_SQLITE_PATH")
+
+    def _choose_read(self) -> DatabaseTarget:
+        if self.database_read_url is None:
+            return self._target
+        url = self.database_read_url.get_secret_value()
+        # Of several replicas any will do.
+        defaults = {"target_session_attrs": "any", **self._tls()}
+        target = parse_url(url, "APP_DATABASE_READ_URL", defaults)
+        if target.backend != "postgres" or self._target.backend != "postgres":
+            raise DatabaseSettingsError(
+                "APP_DATABASE_READ_URL: only PostgreSQL has replicas; "
+                "set it to a postgresql:// URL beside a PostgreSQL database, or leave it unset"
+            )
+        return target
+
+    def _choose_migration(self) -> DatabaseTarget:
+        if self.alembic_database_url is not None:
+            return self._parse(self.alembic_database_url, "APP_ALEMBIC_DATABASE_URL")
+        if self._target.backend == "custom":
+            raise DatabaseSettingsError(
+                "APP_ALEMBIC_DATABASE_URL: a custom database needs it, and "
+                f"{self._target.chosen_by} names one ({self._target.url.get_backend_name()}); "
+                "set it to the same database with a synchronous driver"
+            )
+        return self._target
+
+    def _parse(self, url: SecretStr, variable: str) -> DatabaseTarget:
+        return parse_url(url.get_secret_value(), variable, self._tls())
+
+    def _from_fields(self) -> DatabaseTarget:
+        variable = "APP_DATABASE_POSTGRES_HOST"
+        hosts = parse_hosts(self.database_postgres_host, variable, [self.database_postgres_port])
+        password = self._password()
+        provided = self.database_password_provider is not None
+        if password is None and not provided and not any(host.startswith("/") for host, _ in hosts):
+            raise DatabaseSettingsError(
+                "APP_DATABASE_POSTGRES_PASSWORD: PostgreSQL needs a password; set it, "
+                "or APP_DATABASE_POSTGRES_PASSWORD_FILE, or APP_DATABASE_PASSWORD_PROVIDER, "
+                "or a socket folder as the host"
+            )
+        return postgres_target(
+            "APP_DATABASE_BACKEND",
+            hosts=hosts,
+            username=self.database_postgres_user,
+            password=password,
+            database=self.database_postgres_name,
+            parameters=self._tls(),
+        )
+
+    def _password(self) -> str | None:
+        given, file = self.database_postgres_password, self.database_postgres_password_file
+        if file is None:
+            return None if given is None else given.get_secret_value()
+        if given is not None:
+            raise DatabaseSettingsError(
+                "APP_DATABASE_POSTGRES_PASSWORD_FILE: the password is set as well; keep one of them"
+            )
+        return read_password(file)
+
+    def _tls(self) -> dict[str, str]:
+        names = ("sslmode", "sslrootcert", "sslcert", "sslkey")
+        given = {name: getattr(self, f"database_postgres_{name}") for name in names}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            VariableSource(settings_cls, read_environment(settings_cls)),
+            VariableSource(settings_cls, read_dotenv_texts(settings_cls, dotenv_settings)),
+            SecretFiles(settings_cls),
+            SecretStore(settings_cls),
+        )

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, their options and their number."""

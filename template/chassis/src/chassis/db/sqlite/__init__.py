@@ -1,0 +1,1 @@
+"""SQLite: its files, its pragmas and its connection."""

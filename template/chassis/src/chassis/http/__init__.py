@@ -1,0 +1,1 @@
+"""Requests and answers: what surrounds them, problems and health."""

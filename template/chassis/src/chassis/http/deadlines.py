@@ -1,0 +1,41 @@
+"""The time that requests may take: one timer for all of them, since all have the same."""
+
+import asyncio
+from time import perf_counter
+
+from .request import RequestContext
+
+
+class Deadlines:
+    """Cancels what takes too long. With `asyncio.timeout` each request would have a timer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        # In the order of their deadlines.
+        self._running: dict[RequestContext, asyncio.Task[object]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def add(self, request: RequestContext) -> None:
+        """Begin to watch a request, in its own task."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[request] = task
+        if self._timer is None or self._loop is not task.get_loop():
+            self._loop = task.get_loop()
+            self._timer = self._loop.call_later(self._seconds, self._look)
+
+    def remove(self, request: RequestContext) -> None:
+        """Let a request take its time from here on."""
+        self._running.pop(request, None)
+
+    def _look(self) -> None:
+        self._timer = None
+        for request, task in list(self._running.items()):
+            left = request.started + self._seconds - perf_counter()
+            if left > 0:
+                self._timer = task.get_loop().call_later(left, self._look)
+                return
+            self.remove(request)
+            request.is_late = True
+            task.cancel()

@@ -1,0 +1,69 @@
+"""The OpenAPI document: stable operation ids, and the problems that each operation answers with."""
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from ..db.sessions import uses_session
+from ..settings import ChassisSettings
+from .problems import MEDIA_TYPE, InvalidInput, Problem
+
+_PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+def operation_id(route: APIRoute) -> str:
+    """Name an operation by tag and function, so that a client's names outlive paths and FastAPI."""
+    tag = f"{route.tags[0]}_" if route.tags else ""
+    return f"{tag}{route.name}"
+
+
+def describe_problems(document: dict[str, Any], app: FastAPI) -> None:
+    """Rewrite a document: errors are problems, of their own media type, and all are listed."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for model in (InvalidInput, Problem):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema.pop("$defs", None)
+        schemas[model.__name__] = schema
+    with_database = set(_operations_with_database(app))
+    for path, operations in document.get("paths", {}).items():
+        for method, operation in operations.items():
+            statuses = set(_statuses(operation, app.state.settings))
+            if (path, method) in with_database:
+                statuses |= {503, 504}
+            _describe(operation, statuses)
+
+
+def _describe(operation: dict[str, Any], statuses: set[int]) -> None:
+    responses = operation.setdefault("responses", {})
+    for response in responses.values():
+        schema = response.get("content", {}).get("application/json", {}).get("schema", {})
+        if schema.get("$ref", "").endswith("/HTTPValidationError"):
+            response.update(content=_PROBLEM, description=HTTPStatus(422).phrase)
+        elif schema.get("$ref", "").endswith("/Problem"):
+            response["content"] = _PROBLEM
+    for status in sorted(statuses):
+        problem = {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
+        responses.setdefault(str(status), problem)
+
+
+def _statuses(operation: dict[str, Any], settings: ChassisSettings) -> Iterator[int]:
+    """Return what can happen to any request like this, before a handler has its say."""
+    if "*" not in settings.http_allowed_hosts:
+        yield 400
+    if settings.http_request_timeout_seconds:
+        yield 504
+    if "requestBody" in operation:
+        yield from (400, 408, 413)
+
+
+def _operations_with_database(app: FastAPI) -> Iterator[tuple[str, str]]:
+    for route in iter_route_contexts(app.routes):
+        dependant = getattr(route, "dependant", None)
+        if dependant is not None and uses_session(dependant):
+            for method in route.methods or ():
+                yield route.path_format or "", method.lower()

@@ -1,0 +1,109 @@
+"""Streams: rows that are read as a client takes them, by a session that holds up no writer."""
+
+import re
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chassis_stock import Item, create_stock, create_tables, started
+from fastapi import APIRouter
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from chassis import ChassisSettings
+from chassis.db import create_read_engine, create_session_factory, session_scope
+from chassis.db.sessions import SessionFactory
+
+pytestmark = pytest.mark.anyio
+
+GUIDE = Path(__file__).parents[1] / "docs" / "README.md"
+ROWS = 3000
+STREAM = select(Item.id).order_by(Item.id).execution_options(yield_per=100)
+
+
+@pytest.fixture
+async def filled(settings: ChassisSettings, session: AsyncSession) -> AsyncSession:
+    create_tables(settings)
+    await session.execute(insert(Item), [{"name": f"item {n}"} for n in range(ROWS)])
+    await session.commit()
+    return session
+
+
+@pytest.fixture
+async def read_engine(settings: ChassisSettings) -> AsyncIterator[AsyncEngine]:
+    engine = create_read_engine(settings)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def readers(settings: ChassisSettings, read_engine: AsyncEngine) -> SessionFactory:
+    return create_session_factory(settings, read_engine)
+
+
+async def test_a_read_session_streams_one_snapshot_while_others_write(
+    filled: AsyncSession, readers: SessionFactory
+) -> None:
+    async with session_scope(readers) as reader:
+        assert await reader.scalar(select(Item.name).limit(1))
+        seen = 0
+        async for _ in await reader.stream(STREAM):
+            if seen == 150:
+                await filled.execute(insert(Item).values(name="late"))
+                await filled.commit()
+            seen += 1
+        assert seen == ROWS
+
+
+async def test_two_streams_of_one_session_run_side_by_side(
+    filled: AsyncSession, readers: SessionFactory
+) -> None:
+    async with session_scope(readers) as reader:
+        one, other = await reader.stream(STREAM), await reader.stream(STREAM)
+        assert [row async for row in one] == [row async for row in other]
+
+
+async def test_a_stream_that_is_left_holds_nothing(
+    filled: AsyncSession, readers: SessionFactory, settings: ChassisSettings
+) -> None:
+    left: list[Any] = []
+    for _ in range(3):
+        async with session_scope(readers) as reader:
+            left.append(await reader.stream(STREAM))
+            await anext(aiter(left[-1]))
+    await filled.execute(update(Item).values(quantity=1))
+    await filled.commit()
+    if settings.database_target.backend == "sqlite":
+        with closing(sqlite3.connect(settings.database_target.url.database or "")) as other:
+            assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        return
+    idle = text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")
+    assert await filled.scalar(idle) == 0
+
+
+async def test_a_session_that_streamed_reads_on_in_autocommit(
+    filled: AsyncSession, readers: SessionFactory
+) -> None:
+    async with session_scope(readers) as reader:
+        assert len([row async for row in await reader.stream(STREAM)]) == ROWS
+    async with session_scope(readers) as reader:
+        raw = await (await reader.connection()).get_raw_connection()
+        assert raw.driver_connection is not None
+        await reader.execute(select(Item.id).limit(1))
+        in_transaction: Any = getattr(raw.driver_connection, "is_in_transaction", None)
+        assert in_transaction is None or not in_transaction()
+
+
+async def test_the_guides_export_runs(filled: AsyncSession, settings: ChassisSettings) -> None:
+    block = re.search(r"```python\n((?:(?!```).)*export_items.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {"Item": Item}
+    exec("\n".join(line.removeprefix("  ") for line in block[1].split("\n")), names)
+    router: APIRouter = names["router"]
+    async with started(create_stock(settings, router)) as client:
+        lines = (await client.get("/export")).text.splitlines()
+    assert len(lines) == ROWS
+    assert lines[0].endswith(",item 0")
