@@ -1,0 +1,85 @@
+"""Every private or undocumented name of another package that the chassis uses, behind one gate.
+
+A name is used with the minor releases of its package that were tested, and if it is there. With any
+other release the public, slower way runs, and a line of the log and `doctor` say so. Nothing that
+protects (host check, limits, rules of a session) may depend on a name of this module.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+Release = tuple[int, int]
+
+
+class Loan(NamedTuple):
+    """What is borrowed from a package, from which of its minor releases, and what for."""
+
+    oldest: Release
+    newest: Release
+    # Each as `module:attribute`.
+    names: Sequence[str]
+    # How the service is worse off without them.
+    without: str
+
+
+LOANS = {
+    "sqlalchemy": Loan(
+        (2, 1),
+        (2, 1),
+        (
+            "sqlalchemy.util:await_",
+            "sqlalchemy.util.queue:Empty",
+            "sqlalchemy.util.queue:Full",
+            "sqlalchemy.pool:AsyncAdaptedQueuePool._queue_class",
+        ),
+        "who waits longest for a connection is not always served first",
+    ),
+    "aiosqlite": Loan(
+        (0, 22), (0, 22), (), "a statement of SQLite takes four visits to its thread"
+    ),
+    "asyncpg": Loan(
+        (0, 30),
+        (0, 32),
+        ("asyncpg:Connection._transport",),
+        "a server that is gone without a word is noticed when the system gives up",
+    ),
+}
+
+
+def may_use(package: str) -> bool:
+    """Return whether a package's release was tested and still has every name that is borrowed."""
+    loan = LOANS[package]
+    if not loan.oldest <= _read_release(package) <= loan.newest:
+        return False
+    return all(_has_name(name) for name in loan.names)
+
+
+def describe_fallbacks(packages: Sequence[str]) -> list[str]:
+    """Return a sentence for each of the packages whose public way runs."""
+    return [
+        f"{package} {import_module(package).__version__} is not a release that this chassis "
+        f"knows, and only its public names are used: {LOANS[package].without}; copier update"
+        for package in packages
+        if package in LOANS and not may_use(package)
+    ]
+
+
+def _read_release(package: str) -> Release:
+    major, minor, *_ = import_module(package).__version__.split(".")
+    return int(major), int(minor)
+
+
+def _has_name(name: str) -> bool:
+    try:
+        find_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def find_name(name: str) -> Any:
+    """Return what stands at `module:attribute`."""
+    module, _, attribute = name.partition(":")
+    return attrgetter(attribute)(import_module(module))
