@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.types import Scope
 
 from .errors import ReadOnlySessionError, UncommittedChangesWarning
-from .statements import CURRENT
+from .statements import current_stats
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def _note_flush(session: Session, context: UOWTransaction) -> None:
 
 @event.listens_for(WriteSession, "after_begin")
 def _note_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    if transaction.parent is None and (current := CURRENT.get()) is not None:
+    if transaction.parent is None and (current := current_stats.get()) is not None:
         session.info[_BEGAN] = perf_counter(), current.seconds
 
 
@@ -136,7 +136,7 @@ def _clear_notes(session: Session, transaction: SessionTransaction) -> None:
 
 
 def _warn_of_held_transaction(began: float, seconds_before: float) -> None:
-    current = CURRENT.get()
+    current = current_stats.get()
     if current is None:
         return
     inside = current.seconds - seconds_before

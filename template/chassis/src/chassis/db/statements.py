@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 logger = logging.getLogger(__name__)
 
 
-class Statements:
+class StatementStats:
     """What was asked of databases: a number of statements, the time in them and in commits."""
 
     __slots__ = ("count", "seconds")
@@ -32,8 +32,8 @@ class Statements:
 
 
 # Those of the whole process, and of what runs now where someone counts, such as a request.
-TOTAL = Statements()
-CURRENT: ContextVar[Statements | None] = ContextVar("chassis_statements", default=None)
+PROCESS_STATS = StatementStats()
+current_stats: ContextVar[StatementStats | None] = ContextVar("chassis_statements", default=None)
 
 
 def observe_statements(engine: Engine, slow_seconds: float) -> None:
@@ -55,8 +55,8 @@ def _timed(run: Callable[..., None], slow_seconds: float) -> Callable[..., None]
             seconds = perf_counter() - started
             statement = arguments[1] if len(arguments) > 1 else "COMMIT"
             count = 0 if statement == "COMMIT" else 1
-            TOTAL.add(count, seconds)
-            if (current := CURRENT.get()) is not None:
+            PROCESS_STATS.add(count, seconds)
+            if (current := current_stats.get()) is not None:
                 current.add(count, seconds)
             if seconds >= slow_seconds > 0:
                 text = " ".join(statement.split())[:2000]

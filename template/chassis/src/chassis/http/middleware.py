@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..db.statements import CURRENT
+from ..db.statements import current_stats
 from ..observe.logs import log_access
 from ..settings import ChassisSettings
 from .deadlines import Deadlines
@@ -93,7 +93,7 @@ class RequestMiddleware:
         scope["chassis"] = exchange
         self._identify(exchange, headers)
         # Not reset: what is raised here is logged by the server, with the request's id.
-        CURRENT.set(exchange)
+        current_stats.set(exchange)
         if self._metrics is not None:
             self._metrics.in_flight += 1
         if self._deadlines is not None:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.applications import Starlette
 from starlette.types import Scope
 
-from ..db.statements import CURRENT, Statements
+from ..db.statements import StatementStats, current_stats
 
 # Stands for every path that leads nowhere: what was asked for may hold anything.
 NO_ROUTE = "(no route)"
@@ -22,7 +22,7 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _random_bits = Random().getrandbits
 
 
-class RequestContext(Statements):
+class RequestContext(StatementStats):
     """One request: its ids, what it asked of databases so far, and how it was answered.
 
     `scope["chassis"]`: the only key that the chassis puts there. It names the service's own
@@ -100,7 +100,7 @@ class RequestContext(Statements):
 
 def current_request() -> RequestContext | None:
     """Return the request that is being served here, if any."""
-    current = CURRENT.get()
+    current = current_stats.get()
     return current if isinstance(current, RequestContext) else None
 
 

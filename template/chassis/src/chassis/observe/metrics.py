@@ -28,7 +28,7 @@ from starlette.responses import Response
 
 from ..db.pool import Pool
 from ..db.sessions import Sessions
-from ..db.statements import TOTAL
+from ..db.statements import PROCESS_STATS
 from ..http.request import NO_ROUTE, RequestContext
 from ..settings import ChassisSettings
 
@@ -74,9 +74,9 @@ class Metrics:
     def refresh(self) -> None:
         """Take up what is not counted here but looked at."""
         self._in_flight.set(self.in_flight)
-        self._ran.inc(TOTAL.count - self._statements)
-        self._took.inc(TOTAL.seconds - self._seconds)
-        self._statements, self._seconds = TOTAL.count, TOTAL.seconds
+        self._ran.inc(PROCESS_STATS.count - self._statements)
+        self._took.inc(PROCESS_STATS.seconds - self._seconds)
+        self._statements, self._seconds = PROCESS_STATS.count, PROCESS_STATS.seconds
         for name, engine in self._engines.items():
             if isinstance(pool := engine.pool, Pool):
                 self._size.labels(name).set(pool.size())
