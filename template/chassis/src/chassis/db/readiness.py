@@ -70,7 +70,7 @@ class DatabaseProbe:
 
     async def _ask(self) -> str | None:
         try:
-            # First, so that Alembic is not imported for a database that is away.
+            # First, so that nothing is read for a database that is away.
             if self._code is None:
                 await asyncio.wait_for(self._connect(), PROBE_TIMEOUT_SECONDS)
             code = await self._read_code()
@@ -113,7 +113,7 @@ class DatabaseProbe:
             pass
 
     async def _read_code(self) -> CodeRevisions:
-        """Read once, in a thread, what the code needs: importing Alembic takes its time."""
+        """Read once, in a thread, which revisions the code has: files are read for it."""
         if self._code is None:
             try:
                 self._code = await asyncio.to_thread(

@@ -51,6 +51,9 @@ def run_migrations(
     Raises DatabaseSettingsError for another, DatabaseUnavailableError if another runner holds the
     lock for too long.
     """
+    if (recorder := RECORDER.get()) is not None:
+        recorder.environment = create_environment(metadata, recorder.settings, options)
+        return
     from alembic import context
 
     with end_in_one_line(context.config):
@@ -60,9 +63,7 @@ def run_migrations(
 
 
 def _run(context: Any, settings: DatabaseSettings, environment: MigrationEnvironment) -> None:
-    if record := context.config.attributes.get(RECORDER):
-        record(environment)
-    elif context.is_offline_mode():
+    if context.is_offline_mode():
         _print_sql(context, settings, environment)
     else:
         with create_migration_engine(settings) as engine, hold_lock(engine, settings):

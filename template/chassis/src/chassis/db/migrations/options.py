@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 DEFAULT_VERSION_TABLE = "alembic_version"
-RECORDER = "chassis_recorder"
 # Alembic's `context` is one for the whole process.
 _ONE_AT_A_TIME = Lock()
 
@@ -124,6 +124,17 @@ def create_environment(
     return MigrationEnvironment(tables, options)
 
 
+@dataclass
+class Recorder:
+    """What `run_migrations` is asked to note, instead of running anything."""
+
+    settings: DatabaseSettings
+    environment: MigrationEnvironment | None = None
+
+
+RECORDER: ContextVar[Recorder | None] = ContextVar("chassis_recorder", default=None)
+
+
 def read_environment(config: "Config") -> MigrationEnvironment:
     """Return what `env.py` passes to `run_migrations`; no database is opened.
 
@@ -132,21 +143,28 @@ def read_environment(config: "Config") -> MigrationEnvironment:
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
 
-    recorded: list[MigrationEnvironment] = []
     scripts = ScriptDirectory.from_config(config)
-    with _ONE_AT_A_TIME:
-        config.attributes[RECORDER] = recorded.append
-        try:
-            with EnvironmentContext(config, scripts):
-                scripts.run_env()
-        finally:
-            del config.attributes[RECORDER]
-    if not recorded:
+    with _ONE_AT_A_TIME, EnvironmentContext(config, scripts):
+        environment = record_environment(config.attributes["settings"], scripts.run_env)
+    if environment is None:
         raise DatabaseSettingsError(
             "migrations/env.py does not call run_migrations of chassis.db: call it with the "
             "metadata of the models and the settings"
         )
-    return recorded[-1]
+    return environment
+
+
+def record_environment(
+    settings: DatabaseSettings, run_env: Callable[[], object]
+) -> MigrationEnvironment | None:
+    """Run an `env.py`. Return what it passes to `run_migrations`, None if it does not call it."""
+    recorder = Recorder(settings)
+    token = RECORDER.set(recorder)
+    try:
+        run_env()
+    finally:
+        RECORDER.reset(token)
+    return recorder.environment
 
 
 def schemas_of(metadata: Sequence[MetaData]) -> frozenset[str]:

@@ -2,6 +2,11 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from runpy import run_path
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Connection, String, inspect, literal_column, select, table
@@ -9,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from ..address.settings import DatabaseSettings
 from ..errors import sqlstate
-from .options import MigrationEnvironment, TableName, read_environment
+from .options import MigrationEnvironment, TableName, read_environment, record_environment
+from .revision_files import read_revision_files
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -113,13 +119,37 @@ class CodeRevisions:
 
 
 def read_code_revisions(package: str, settings: DatabaseSettings) -> CodeRevisions:
-    """Read the revisions of a service's package, and the options of its `env.py`."""
+    """Read the revisions of a service's package, and the options of its `env.py`.
+
+    Alembic is left out if that is possible: importing it takes a server 0.15 s and 8 MiB.
+    """
+    if found := _read_without_alembic(package, settings):
+        return found
     from alembic.script import ScriptDirectory
 
     from .upgrade import alembic_config
 
     config = alembic_config(package, settings)
     return code_revisions(ScriptDirectory.from_config(config), read_environment(config))
+
+
+def _read_without_alembic(package: str, settings: DatabaseSettings) -> CodeRevisions | None:
+    """Return None if the files are not as Alembic writes them, or anything in them fails."""
+    try:
+        folder = Path(str(files(package))) / "migrations"
+        parents = read_revision_files(folder / "versions")
+        environment = record_environment(settings, partial(run_path, str(folder / "env.py")))
+    except Exception:
+        return None
+    if environment is None:
+        return None
+    return CodeRevisions(
+        heads=frozenset(parents) - frozenset(chain.from_iterable(parents.values())),
+        known=frozenset(parents),
+        tables=environment.tables,
+        version_table=environment.version_table,
+        version_table_schema=environment.version_table_schema,
+    )
 
 
 def code_revisions(scripts: "ScriptDirectory", environment: MigrationEnvironment) -> CodeRevisions:
