@@ -8,9 +8,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
-from sqlalchemy.util.queue import Empty
 
-from chassis.db.pool import Pool, Queue
+from chassis.db.borrowed import replace_queue
+from chassis.db.pool import FairQueue, Pool, choose_pool
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +20,7 @@ def engine(tmp_path: Any) -> AsyncEngine:
     """An engine of one connection."""
     url = f"sqlite+aiosqlite:///{tmp_path}/app.db"
     options: dict[str, Any] = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 5}
-    return create_async_engine(url, poolclass=Pool, **options)
+    return create_async_engine(url, poolclass=choose_pool(), **options)
 
 
 def pool_of(engine: AsyncEngine) -> Pool:
@@ -50,26 +50,33 @@ async def test_who_waits_longest_is_served_first(engine: AsyncEngine) -> None:
     assert served == [0, 1, 2]
 
 
+def make_queue() -> FairQueue:
+    """Make the queue of a pool of one connection."""
+    pool: Any = replace_queue(Pool, FairQueue)
+    queue: FairQueue = pool._queue_class(1)
+    return queue
+
+
 def entry() -> ConnectionPoolEntry:
     return cast(ConnectionPoolEntry, object())
 
 
 async def test_a_newcomer_does_not_take_what_was_given_to_another() -> None:
-    queue, connection = Queue(1), entry()
+    queue, connection = make_queue(), entry()
     waiter = asyncio.create_task(greenlet_spawn(queue.get, True, 5))
     await asyncio.sleep(0)
-    queue.put_nowait(connection)
-    with pytest.raises(Empty):
-        queue.get_nowait()
+    queue.put(connection)
+    with pytest.raises(queue.empty_error):
+        queue.get(block=False)
     assert await waiter is connection
 
 
 async def test_a_connection_that_a_cancelled_wait_was_given_is_kept_where_none_more_fits() -> None:
-    queue = Queue(1)
+    queue = make_queue()
     waiter = asyncio.create_task(greenlet_spawn(queue.get, True, 5))
     await asyncio.sleep(0)
-    queue.put_nowait(entry())
-    queue.put_nowait(entry())
+    queue.put(entry())
+    queue.put(entry())
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiter

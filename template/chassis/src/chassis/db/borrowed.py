@@ -8,8 +8,9 @@ protects (host check, limits, rules of a session) may depend on a name of this m
 from collections.abc import Sequence
 from importlib import import_module
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+P = TypeVar("P")
 Release = tuple[int, int]
 
 
@@ -66,6 +67,28 @@ def describe_fallbacks(packages: Sequence[str]) -> list[str]:
     ]
 
 
+def replace_queue(pool: type[P], queue: type[Any]) -> type[P]:
+    """Return a subclass of one of SQLAlchemy's pools that holds its connections in this queue."""
+    wait_for, empty_error, full_error, _ = map(find_name, LOANS["sqlalchemy"].names)
+    names = {
+        "empty_error": empty_error,
+        "full_error": full_error,
+        "wait_for": staticmethod(wait_for),
+    }
+    attributes = {
+        "_queue_class": type(queue.__name__, (queue,), names),
+        # Names its logger.
+        "__module__": pool.__module__,
+    }
+    return type(pool.__name__, (pool,), attributes)
+
+
+def find_name(name: str) -> Any:
+    """Return what stands at `module:attribute`."""
+    module, _, attribute = name.partition(":")
+    return attrgetter(attribute)(import_module(module))
+
+
 def _read_release(package: str) -> Release:
     major, minor, *_ = import_module(package).__version__.split(".")
     return int(major), int(minor)
@@ -77,9 +100,3 @@ def _has_name(name: str) -> bool:
     except (ImportError, AttributeError):
         return False
     return True
-
-
-def find_name(name: str) -> Any:
-    """Return what stands at `module:attribute`."""
-    module, _, attribute = name.partition(":")
-    return attrgetter(attribute)(import_module(module))

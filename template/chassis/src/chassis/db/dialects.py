@@ -26,6 +26,7 @@ from .sqlite.compilers import (
     ChassisSQLiteDDLCompiler,
     ChassisSQLiteTypeCompiler,
 )
+from .statements import TimesCommits
 
 _Process = Callable[[Any], Any] | None
 _Types = dict[type[Any], type[TypeEngine[Any]]]
@@ -215,7 +216,7 @@ class _DumpsJSON:
         super().__init__(**{"json_serializer": _dump_json} | options)
 
 
-class ChassisAsyncpg(_DumpsJSON, PGDialect_asyncpg):
+class ChassisAsyncpg(_DumpsJSON, TimesCommits, PGDialect_asyncpg):
     """PostgreSQL at run time."""
 
     supports_statement_cache = True
@@ -229,7 +230,7 @@ class ChassisPsycopg(_DumpsJSON, PGDialect_psycopg):
     colspecs = _replace_types(PGDialect_psycopg.colspecs)
 
 
-class ChassisAiosqlite(_DumpsJSON, SQLiteDialect_aiosqlite):
+class ChassisAiosqlite(_DumpsJSON, TimesCommits, SQLiteDialect_aiosqlite):
     """SQLite at run time."""
 
     supports_statement_cache = True

@@ -18,7 +18,7 @@ from .errors import (
     sqlite_error_name,
     translate_refused_values,
 )
-from .pool import Pool
+from .pool import choose_pool
 from .postgres.connect import connect_in_turn, connect_once, servers_of
 from .postgres.options import (
     check_connections,
@@ -113,7 +113,7 @@ def _sqlite_engine(
         max_overflow=0,
         pool_timeout=settings.database_pool_timeout,
         pool_use_lifo=True,
-        poolclass=Pool,
+        poolclass=choose_pool(),
         **options,
     )
     configure_connections(engine.sync_engine, settings, read_only=read_only)
@@ -145,7 +145,7 @@ def _pooled_engine(
         pool_timeout=settings.database_pool_timeout,
         pool_recycle=settings.database_pool_recycle,
         pool_use_lifo=True,
-        poolclass=Pool,
+        poolclass=choose_pool(),
         **options,
     )
     if target.backend == "postgres":

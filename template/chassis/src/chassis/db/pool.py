@@ -2,20 +2,44 @@
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy.exc import TimeoutError
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
-from sqlalchemy.util import await_only
-from sqlalchemy.util.queue import Empty, Full, QueueCommon
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+
+from .borrowed import may_use, replace_queue
 
 
-class Queue(QueueCommon[ConnectionPoolEntry]):
+class Pool(AsyncAdaptedQueuePool):
+    """A pool that knows how many wait for a connection, be it a free one or a new one."""
+
+    waiting = 0
+
+    def connect(self) -> PoolProxiedConnection:
+        """Check a connection out. Raises SQLAlchemy's TimeoutError, with the pool's state."""
+        self.waiting += 1
+        try:
+            return super().connect()
+        except TimeoutError:
+            size = self.size() + max(0, self.overflow())
+            raise TimeoutError(
+                f"no connection free in {self.timeout():g} s: {self.checkedout()} of {size} in use"
+            ) from None
+        finally:
+            self.waiting -= 1
+
+
+class FairQueue:
     """Free connections, the last one first, and the tasks that wait for one, the first one first.
 
     With `asyncio.Queue` a newcomer can take what was meant for a task that waits already, and each
     wait costs a timeout's context besides its timer.
     """
+
+    # What SQLAlchemy's pool catches, and how its greenlet waits.
+    empty_error: ClassVar[type[Exception]]
+    full_error: ClassVar[type[Exception]]
+    wait_for: Any
 
     def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:
         self.maxsize = maxsize
@@ -23,47 +47,32 @@ class Queue(QueueCommon[ConnectionPoolEntry]):
         self._free: deque[ConnectionPoolEntry] = deque()
         self._waiting: deque[asyncio.Future[ConnectionPoolEntry | None]] = deque()
 
-    def empty(self) -> bool:
-        """Return whether no connection is free."""
-        return not self._free
-
-    def full(self) -> bool:
-        """Return whether one more free connection would be refused."""
-        return len(self._free) >= self.maxsize
-
     def qsize(self) -> int:
-        """Count the free connections."""
+        """Return the number of free connections."""
         return len(self._free)
 
     def put(
         self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None
     ) -> None:
-        """Hand a connection to the task that waits longest, or keep it. Raises Full."""
-        self.put_nowait(item)
-
-    def put_nowait(self, item: ConnectionPoolEntry) -> None:
-        """Hand a connection to the task that waits longest, or keep it. Raises Full."""
+        """Hand a connection to the task that waits longest, or keep it. Raise `full_error`."""
         if self._hand_over(item):
             return
-        if self.full():
-            raise Full
+        if len(self._free) >= self.maxsize:
+            raise self.full_error
         self._free.append(item)
 
     def get(self, block: bool = True, timeout: float | None = None) -> ConnectionPoolEntry:
-        """Take a connection, in `timeout` seconds where one must be waited for. Raises Empty."""
-        if self._free or not block:
-            return self.get_nowait()
+        """Return a connection, after `timeout` seconds at most. Raise `empty_error`."""
+        if self._free:
+            return self._free.pop()
+        if not block:
+            raise self.empty_error
         assert timeout is not None
-        return await_only(self._wait(timeout))
-
-    def get_nowait(self) -> ConnectionPoolEntry:
-        """Take a free connection. Raises Empty."""
-        if not self._free:
-            raise Empty
-        return self._free.pop()
+        item: ConnectionPoolEntry = self.wait_for(self._wait(timeout))
+        return item
 
     def _hand_over(self, item: ConnectionPoolEntry) -> bool:
-        """Hand a connection to the task that waits longest, if any waits."""
+        """Hand a connection to the task that waits longest; return whether any waits."""
         while self._waiting:
             if not (waiter := self._waiting.popleft()).done():
                 waiter.set_result(item)
@@ -86,29 +95,15 @@ class Queue(QueueCommon[ConnectionPoolEntry]):
         finally:
             timer.cancel()
         if item is None:
-            raise Empty
+            raise self.empty_error
         return item
+
+
+def choose_pool() -> type[Pool]:
+    """Return the pool that serves tasks in turn, where the release of SQLAlchemy is a known one."""
+    return replace_queue(Pool, FairQueue) if may_use("sqlalchemy") else Pool
 
 
 def _give_up(waiter: asyncio.Future[Any]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-class Pool(AsyncAdaptedQueuePool):
-    """A pool that knows how many wait for a connection, be it a free one or a new one."""
-
-    _queue_class = Queue
-    waiting = 0
-
-    def _do_get(self) -> ConnectionPoolEntry:
-        self.waiting += 1
-        try:
-            return super()._do_get()
-        except TimeoutError:
-            size = self.size() + max(0, self.overflow())
-            raise TimeoutError(
-                f"no connection free in {self.timeout():g} s: {self.checkedout()} of {size} in use"
-            ) from None
-        finally:
-            self.waiting -= 1

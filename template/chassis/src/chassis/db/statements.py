@@ -6,7 +6,10 @@ from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy.pool import PoolProxiedConnection
 
 logger = logging.getLogger(__name__)
 
@@ -36,30 +39,48 @@ PROCESS_STATS = StatementStats()
 current_stats: ContextVar[StatementStats | None] = ContextVar("chassis_statements", default=None)
 
 
+class TimesCommits(DefaultDialect):
+    """A dialect that times its commits, of which no event tells."""
+
+    slow_commit_seconds = 0.0
+
+    def do_commit(self, dbapi_connection: PoolProxiedConnection) -> None:
+        started = perf_counter()
+        try:
+            super().do_commit(dbapi_connection)  # type: ignore[no-untyped-call]
+        finally:
+            _record(0, perf_counter() - started, "COMMIT", self.slow_commit_seconds)
+
+
 def observe_statements(engine: Engine, slow_seconds: float) -> None:
     """Count and time an engine's statements; log the slow ones, without their values.
 
-    The dialect's functions are wrapped: with a listener for its cursors an engine does a lot more
-    for every statement, and there is no event after a commit.
+    With a listener for its cursors an engine does a lot more for every statement.
     """
-    for name in ("do_execute", "do_executemany", "do_execute_no_params", "do_commit"):
-        setattr(engine.dialect, name, _timed(getattr(engine.dialect, name), slow_seconds))
+    dialect = engine.dialect
+    for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+        event.listen(engine, name, _time(getattr(dialect, name), slow_seconds))
+    if isinstance(dialect, TimesCommits):
+        dialect.slow_commit_seconds = slow_seconds
 
 
-def _timed(run: Callable[..., None], slow_seconds: float) -> Callable[..., None]:
-    def timed(*arguments: Any) -> None:
+def _time(execute: Callable[..., None], slow_seconds: float) -> Callable[..., bool]:
+    def execute_timed(cursor: DBAPICursor, statement: str, *arguments: Any) -> bool:
         started = perf_counter()
         try:
-            run(*arguments)
+            execute(cursor, statement, *arguments)
         finally:
-            seconds = perf_counter() - started
-            statement = arguments[1] if len(arguments) > 1 else "COMMIT"
-            count = 0 if statement == "COMMIT" else 1
-            PROCESS_STATS.add(count, seconds)
-            if (current := current_stats.get()) is not None:
-                current.add(count, seconds)
-            if seconds >= slow_seconds > 0:
-                text = " ".join(statement.split())[:2000]
-                logger.warning("slow statement, %.0f ms: %s", seconds * 1000, text)
+            _record(1, perf_counter() - started, statement, slow_seconds)
+        # It is executed; the engine need not.
+        return True
 
-    return timed
+    return execute_timed
+
+
+def _record(count: int, seconds: float, statement: str, slow_seconds: float) -> None:
+    PROCESS_STATS.add(count, seconds)
+    if (current := current_stats.get()) is not None:
+        current.add(count, seconds)
+    if seconds >= slow_seconds > 0:
+        text = " ".join(statement.split())[:2000]
+        logger.warning("slow statement, %.0f ms: %s", seconds * 1000, text)
