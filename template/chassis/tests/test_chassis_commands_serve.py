@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ from httpx2 import Client, TransportError
 
 from chassis import ChassisSettings
 from chassis.commands.listening import open_sockets
-from chassis.commands.serve import Server, create_config, run
+from chassis.commands.serve import Server, run
 
 # The default limit of a body.
 MEBIBYTE = 1024 * 1024
@@ -44,7 +46,7 @@ class Threaded:
 @contextmanager
 def in_thread(**settings: Any) -> Iterator[Threaded]:
     chosen = ChassisSettings(server_port=free_port(), **settings)
-    server = Server(create_config(APP, chosen), chosen)
+    server = Server(APP, chosen)
     sockets = open_sockets(chosen.server_host, chosen.server_port)
     thread = Thread(target=server.run, args=(sockets,))
     with Client(base_url=f"http://127.0.0.1:{chosen.server_port}", timeout=30) as client:
@@ -261,6 +263,15 @@ def test_a_request_that_takes_too_long_is_cut_off() -> None:
         assert slow.result().headers["content-type"] == "application/problem+json"
 
 
+def test_what_serves_imports_no_other_command_and_no_supervisor() -> None:
+    program = "import sys, chassis.commands.cli, chassis.commands.serve; print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    others = {"doctor", "report", "supervisor"}
+    assert {f"chassis.commands.{name}" for name in others}.isdisjoint(loaded)
+    assert {"alembic", "psycopg"}.isdisjoint(loaded)
+
+
 def test_a_worker_that_dies_is_replaced_and_none_outlives_the_service() -> None:
     with serving("serve", "--workers", "2", APP_SERVER_DRAIN_SECONDS="60") as running:
         until(lambda: running.log.read_text().count("startup complete") == 2)
@@ -272,6 +283,7 @@ def test_a_worker_that_dies_is_replaced_and_none_outlives_the_service() -> None:
         until(lambda: running.log.read_text().count("draining for 60 seconds") == 2)
         assert running.client.get("/process").status_code == 200
         assert running.stop() == 0
+        assert "uvicorn.access" not in running.log.read_text()
         workers = re.findall(r"Started server process \[(\d+)\]", running.log.read_text())
         assert [is_running(int(worker)) for worker in workers] == [False] * 3
 
@@ -282,7 +294,7 @@ def test_a_start_that_fails_is_said_in_one_line(
     Path("file").touch()
     monkeypatch.setenv("APP_DATABASE_SQLITE_PATH", "file/app.db")
     settings = ChassisSettings(server_port=free_port())
-    server = Server(create_config(APP, settings), settings)
+    server = Server(APP, settings)
     with ThreadPoolExecutor() as pool:
         try:
             exit_code = pool.submit(server.run).exception(timeout=30)
@@ -307,12 +319,24 @@ def test_a_start_that_fails_in_the_workers_fails_the_service() -> None:
     assert "Traceback" not in failed.stderr
 
 
-def test_a_start_that_fails_by_a_bug_shows_where(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("factory", "shown"),
+    [
+        ("main:create_broken_service", "create_broken_service"),
+        ("main:create_broken_service_of_wrong_type", "create_broken_service_of_wrong_type"),
+        ("main:no_such_factory", "no_such_factory"),
+        ("no_such_module:create_service", "no_such_module"),
+    ],
+)
+def test_a_start_that_fails_by_a_bug_shows_where(
+    factory: str, shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = ChassisSettings(server_port=free_port())
     with pytest.raises(SystemExit) as exit_code:
-        run("chassis_sample.main:create_broken_service", settings)
+        run(f"chassis_sample.{factory}", settings)
     assert exit_code.value.code == 3
-    assert "create_broken_service" in caplog.text
+    assert "Traceback" in caplog.text
+    assert shown in caplog.text
 
 
 def test_a_port_that_is_taken_fails_the_service(caplog: pytest.LogCaptureFixture) -> None:

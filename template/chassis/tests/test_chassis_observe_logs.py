@@ -128,7 +128,7 @@ async def logging_service(
 ) -> AsyncIterator[tuple[AsyncClient, Log]]:
     """Start an application that logs; give its client, and what it logs."""
     chosen = changed(settings, **changes)
-    with logged(LogOptions.of(chosen)) as log:
+    with logged(LogOptions.from_settings(chosen)) as log:
         async with started(create_stock(chosen, router)) as client:
             yield client, log
 
@@ -234,14 +234,14 @@ class TestTextLines:
     """Lines for people, into which nobody writes lines of his own."""
 
     def test_control_characters_of_a_message_are_escaped(self) -> None:
-        with logged(LogOptions(form="text")) as log:
+        with logged(LogOptions(format="text")) as log:
             logger.warning("got %s\n", "a\nb\r\x1b[31m\x85\u2028\tc")
 
         [line] = log.getvalue().splitlines()
         assert line.endswith(r"WARNING got a\nb\r\x1b[31m\x85\u2028\tc")
 
     def test_a_traceback_has_lines_and_no_other_control_characters(self) -> None:
-        with logged(LogOptions(form="text")) as log:
+        with logged(LogOptions(format="text")) as log:
             try:
                 raise LookupError("a\x1b[31m\rb")
             except LookupError:
@@ -253,7 +253,7 @@ class TestTextLines:
         assert last == r"LookupError: a\x1b[31m\rb"
 
     def test_the_path_of_a_websocket_is_not_written(self) -> None:
-        with logged(LogOptions(form="text")) as log:
+        with logged(LogOptions(format="text")) as log:
             server = logging.getLogger("uvicorn.error")
             server.info('%s - "WebSocket %s" [accepted]', "127.0.0.1:1", f"/ws?key={SECRET}")
             server.info("connection open")
@@ -412,7 +412,7 @@ class TestSecrets:
     def test_what_looks_like_one_is_hidden(
         self, form: Literal["json", "text"], message: str, written: str
     ) -> None:
-        with logged(LogOptions(form=form)) as log:
+        with logged(LogOptions(format=form)) as log:
             logger.info("%s", message.format(SECRET))
 
         line = log.lines[0]["message"] if form == "json" else log.getvalue().rstrip()
@@ -426,20 +426,20 @@ class TestSecrets:
             database_url=SecretStr("postgresql://app:p%40ss-w0rd@db/app"),
             upstream_key=SecretStr(SECRET),
         )
-        with logged(LogOptions.of(settings)._replace(form=form)) as log:
+        with logged(LogOptions.from_settings(settings)._replace(format=form)) as log:
             logger.info("<%s>, p%%40ss-w0rd, p@ss-w0rd", SECRET)
 
         assert "<***>, ***, ***" in log.getvalue()
 
     def test_a_plain_word_is_no_secret(self, form: Literal["json", "text"]) -> None:
         settings = Settings(upstream_key=SecretStr("postgres"))
-        with logged(LogOptions.of(settings)._replace(form=form)) as log:
+        with logged(LogOptions.from_settings(settings)._replace(format=form)) as log:
             logger.info("connects to postgres")
 
         assert "connects to postgres" in log.getvalue()
 
     def test_a_traceback_shows_none(self, form: Literal["json", "text"]) -> None:
-        with logged(LogOptions(form=form)) as log:
+        with logged(LogOptions(format=form)) as log:
             try:
                 raise ConnectionError(f"no answer of postgresql://app:{SECRET}@db/app")
             except ConnectionError:
@@ -456,7 +456,7 @@ class TestSecrets:
         async with engine.begin() as connection:
             await connection.execute(text("CREATE TABLE person (name text UNIQUE)"))
             await connection.execute(add, {"name": SECRET})
-        with logged(LogOptions(form=form)) as log:
+        with logged(LogOptions(format=form)) as log:
             try:
                 async with engine.begin() as connection:
                     await connection.execute(add, {"name": SECRET})

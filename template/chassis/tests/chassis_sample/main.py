@@ -70,3 +70,8 @@ def create_service(settings: Settings | None = None) -> FastAPI:
 def create_broken_service() -> FastAPI:
     """Have a bug."""
     raise RuntimeError("a bug")
+
+
+def create_broken_service_of_wrong_type() -> FastAPI:
+    """Have a bug of a kind that uvicorn takes for a wrong factory."""
+    raise TypeError("a bug")

@@ -180,7 +180,7 @@ def doctor(service: Service, as_json: bool) -> None:
 def _prepare(service: Service, **options: str | int | None) -> ChassisSettings:
     _warn(service)
     settings = _read(service.settings)
-    configure_logging(LogOptions.of(settings))
+    configure_logging(LogOptions.from_settings(settings))
     given = {name: value for name, value in options.items() if value is not None}
     return settings.model_copy(update=given)
 

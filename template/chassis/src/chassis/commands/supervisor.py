@@ -1,28 +1,31 @@
-"""Several server processes, and what they do when the one that started them is gone."""
+"""Server processes that another one watches: several that share sockets, or one that reloads."""
 
 import logging
 import multiprocessing
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from socket import socket
 from types import FrameType
 
+from .processes import START_FAILED, handle_hangup
+
 logger = logging.getLogger(__name__)
 
-# The exit code that uvicorn uses too.
-START_FAILED = 3
+RELOAD_SECONDS = 0.25
 
 
 class Supervisor:
     """Several server processes on the same sockets; one that dies is replaced.
 
-    uvicorn's own supervisor replaces them with servers that don't drain, forwards no second
-    signal, holds the socket open while they stop, and exits with 0 where none can start.
+    uvicorn's own takes no other class of servers, so its workers would neither drain nor limit
+    their clients; it ignores a second signal, and exits with 0 if none can start.
     """
 
     def __init__(
@@ -42,16 +45,14 @@ class Supervisor:
         self._failed = False
 
     def run(self) -> None:
-        """Serve until a signal, or until a worker can't start."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note_signal)
-        stop_on_hangup(self._note_signal)
-        self._workers = [self._start_worker() for _ in range(self._processes)]
+        """Serve until a signal. Exit with START_FAILED if a worker can't start."""
+        _handle_stop(self._note_signal)
+        self._workers = [_start_worker(self._serve) for _ in range(self._processes)]
         while self._workers:
             wait([worker.sentinel for worker in self._workers], timeout=0.1)
             while self._signals:
                 self._signals.pop()
-                self._stop()
+                self._stop_workers()
             for worker in [worker for worker in self._workers if not worker.is_alive()]:
                 self._replace_worker(worker)
         if self._failed:
@@ -60,12 +61,7 @@ class Supervisor:
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)
 
-    def _start_worker(self) -> SpawnProcess:
-        worker = multiprocessing.get_context("spawn").Process(target=self._serve)
-        worker.start()
-        return worker
-
-    def _stop(self) -> None:
+    def _stop_workers(self) -> None:
         self._stopping = True
         for one in self._sockets:
             one.close()
@@ -79,39 +75,51 @@ class Supervisor:
             return
         if worker.exitcode == START_FAILED:
             self._failed = True
-            self._stop()
+            self._stop_workers()
         else:
             logger.warning(
                 "worker [%s] died with %s, starting another", worker.pid, worker.exitcode
             )
-            self._workers.append(self._start_worker())
+            self._workers.append(_start_worker(self._serve))
 
 
-def stop_on_hangup(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Handle SIGHUP, where there is one and it is not ignored, as nohup asks."""
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, handler)
+def serve_and_reload(serve: Callable[[], None], folders: Sequence[Path]) -> None:
+    """Serve in one process, and in a new one whenever a module in the folders changes."""
+    signals: list[int] = []
+    _handle_stop(lambda number, frame: signals.append(number))
+    times, worker = _read_times(folders), _start_worker(serve)
+    while not signals:
+        time.sleep(RELOAD_SECONDS)
+        if (now := _read_times(folders)) != times:
+            logger.warning("the code has changed, starting again")
+            _end_worker(worker)
+            times, worker = now, _start_worker(serve)
+    _end_worker(worker)
 
 
-def exit_with_parent() -> bool:
-    """Stop this process when its parent is killed. Return whether it has one, so is a worker."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return False
-    if hasattr(signal, "SIGHUP"):
-        # The supervisor passes a hang-up on; taken twice, it would end the drain.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    join = parent.join
-
-    def watch() -> None:
-        join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-    return True
+def _handle_stop(handler: Callable[[int, FrameType | None], object]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+    handle_hangup(handler)
 
 
-def is_orphan() -> bool:
-    """Return whether this process is a worker whose supervisor is gone."""
-    parent = multiprocessing.parent_process()
-    return parent is not None and not parent.is_alive()
+def _start_worker(serve: Callable[[], None]) -> SpawnProcess:
+    worker = multiprocessing.get_context("spawn").Process(target=serve)
+    worker.start()
+    return worker
+
+
+def _end_worker(worker: SpawnProcess) -> None:
+    worker.terminate()
+    worker.join()
+
+
+def _read_times(folders: Sequence[Path]) -> dict[str, int]:
+    """Return when each module was written last; what is removed meanwhile is left out."""
+    times: dict[str, int] = {}
+    for folder in folders:
+        for parent, _, names in os.walk(folder):
+            for path in (f"{parent}/{name}" for name in names if name.endswith(".py")):
+                with suppress(OSError):
+                    times[path] = Path(path).stat().st_mtime_ns
+    return times

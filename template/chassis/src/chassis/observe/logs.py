@@ -51,12 +51,12 @@ class LogOptions(NamedTuple):
     """How to log; what is in `secrets` never appears in a line."""
 
     level: str = "INFO"
-    form: Literal["auto", "json", "text"] = "auto"
+    format: Literal["auto", "json", "text"] = "auto"
     secrets: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, settings: ChassisSettings) -> Self:
-        """Take them from a service's settings."""
+    def from_settings(cls, settings: ChassisSettings) -> Self:
+        """Return the options that a service's settings have, with their secrets."""
         return cls(settings.log_level, settings.log_format, tuple(_secrets_of(settings)))
 
 
@@ -69,6 +69,8 @@ def configure_logging(options: LogOptions) -> None:
         logging.basicConfig(level=options.level, handlers=[_create_handler(options)])
     logging.captureWarnings(True)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
+    # uvicorn writes no access lines of its own if nobody listens.
+    logging.getLogger("uvicorn.access").propagate = False
     # At DEBUG the one writes every statement with its values; at INFO the others list their parts.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
@@ -78,7 +80,7 @@ def configure_logging(options: LogOptions) -> None:
 def _create_handler(options: LogOptions) -> logging.Handler:
     stream = open_log_stream()
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    text = options.form == "text" or (options.form == "auto" and is_terminal)
+    text = options.format == "text" or (options.format == "auto" and is_terminal)
     handler = logging.StreamHandler(stream) if text else JSONHandler(stream)
     handler.setFormatter((TextFormatter if text else JSONFormatter)(options.secrets))
     return handler

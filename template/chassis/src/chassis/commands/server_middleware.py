@@ -1,0 +1,74 @@
+"""What the server does around every application: drain, log bugs, report a start that failed."""
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..http.problems import log_failure, problem_response
+from ..http.request import RequestContext
+from .clients import note_request
+
+
+class ServerStatus(Protocol):
+    """What is asked of the server, and told to it."""
+
+    started: bool
+    draining: bool
+
+    def report(self, error: Exception) -> None:
+        """Log why the start failed."""
+
+
+class ServerMiddleware:
+    """Send load balancers and clients elsewhere while the server drains; log what fails."""
+
+    def __init__(self, app: ASGIApp, server: ServerStatus) -> None:
+        self.app = app
+        self.server = server
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass a request, a websocket or the lifespan on."""
+        note_request()
+        if scope["type"] == "http":
+            return self.serve(scope, receive, send)
+        if scope["type"] == "lifespan":
+            return self.run_lifespan(scope, receive, send)
+        return self.app(scope, receive, send)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; a bug is logged here, as uvicorn would hang up after its answer."""
+        try:
+            await (self.drain if self.server.draining else self.app)(scope, receive, send)
+        except Exception as error:
+            request: RequestContext | None = scope.get("chassis")
+            if request is None or not log_failure(request, error):
+                raise
+
+    async def drain(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, and close the connection after it."""
+
+        async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        app = self.app
+        if scope["path"].removeprefix(scope.get("root_path", "")) == "/readyz":
+            app = problem_response(503, "The service is stopping.")
+        await app(scope, receive, send_and_close)
+
+    async def run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the lifespan; the server reports a failed start, instead of Starlette's traceback."""
+
+        async def send_without_traceback(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                message["message"] = ""
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_without_traceback)
+        except Exception as error:
+            if not self.server.started:
+                self.server.report(error)
+            raise
