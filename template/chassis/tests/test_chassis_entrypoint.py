@@ -1,4 +1,4 @@
-"""The image's entrypoint: a container that is stopped while it migrates leaves nothing half-done."""
+"""The image's entrypoint: a container that is stopped while it migrates leaves nothing behind."""
 
 import os
 import signal
