@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
-VERSIONS = ("3.11", "3.13")
+VERSIONS = ("3.11", "3.13", "3.14")
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -26,10 +27,13 @@ def find_python(version: str) -> Path:
 
 
 def candidates(version: str) -> Iterator[Path]:
-    """Name the places where an interpreter may be: this one, pyenv's, the PATH."""
+    """Name the places where an interpreter may be: this one, pyenv's, the PATH, those of uv."""
     if version == RUNNING:
         yield Path(sys.executable).resolve()
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     yield from sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}"))
     if found := shutil.which(f"python{version}"):
         yield Path(found)
+    ask = [find_uv_bin(), "python", "find", "--no-project", "--no-python-downloads", version]
+    if known := subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip():
+        yield Path(known)

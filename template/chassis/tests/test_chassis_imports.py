@@ -1,4 +1,7 @@
-"""Who may import whom: service → chassis → chassis.db, and nothing the other way."""
+"""Who may import whom: service → chassis.app → chassis.http, observe → chassis.db.
+
+Chains and cycles of imports are measured in the template's repository, beside its sizes.
+"""
 
 import ast
 import re
@@ -16,11 +19,25 @@ import pytest
 import chassis
 
 CHASSIS = Path(chassis.__file__).parent
+# What each room may import beside itself, inside a function too. Only their names export the rest:
+# `chassis` gives `create_app` and `create_cli` to who asks for them.
+SERVING = {"fields", "http", "observe", "settings"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "db": set(),
+    "fields": {"db"},
+    "settings": {"db"},
+    "http": {"db", "fields", "observe", "settings"},
+    "observe": {"db", "fields", "http", "settings"},
+    "app": {"db", *SERVING},
+    "commands": {"app", "db", "testing", *SERVING},
+    "testing": {"app", "db", *SERVING},
+    "": {"app", "commands", *SERVING},
+}
 PYPROJECT = CHASSIS.parent.parent / "pyproject.toml"
 
 
 def imported_modules(root: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Give each module below a folder with the full name of each module that it imports."""
+    """Yield each module below a folder with the full name of each module that it imports."""
     for file in sorted(folder.rglob("*.py")):
         name = ".".join([root.name, *file.relative_to(root).with_suffix("").parts])
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -42,6 +59,22 @@ def imports_that_leave_the_database_layer(root: Path) -> list[str]:
     ]
 
 
+def imports_in_the_wrong_direction(root: Path) -> list[str]:
+    return [
+        f"{name} imports {target}"
+        for name, target in imported_modules(root, root)
+        if target.split(".")[0] == "chassis"
+        if room_of(target) not in {room_of(name), "", *MAY_IMPORT[room_of(name)]}
+    ]
+
+
+def room_of(name: str) -> str:
+    """Return the folder or module of the chassis that a name is in; its own names are in none."""
+    first = [*name.split("."), ""][1]
+    is_room = (CHASSIS / first).is_dir() or (CHASSIS / f"{first}.py").is_file()
+    return first if is_room and first != "__init__" else ""
+
+
 def imports_of_strangers(root: Path) -> list[str]:
     required = required_distributions()
     installed = packages_distributions().items()
@@ -57,7 +90,7 @@ def imports_of_strangers(root: Path) -> list[str]:
 
 
 def required_distributions() -> set[str]:
-    """Give what the chassis requires, with its extras, and what that requires in turn."""
+    """Return what the chassis requires, with its extras, and what that requires in turn."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     pending = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     required: set[str] = set()
@@ -77,7 +110,7 @@ def requirements_of(name: str) -> list[str]:
 
 
 def distribution(requirement: str) -> str:
-    """Give the normalised name in a requirement such as `psycopg[binary]>=3.2`."""
+    """Return the normalised name in a requirement such as `psycopg[binary]>=3.2`."""
     found = re.match(r"[\w.-]+", requirement)
     assert found is not None
     return re.sub(r"[-_.]+", "-", found[0]).lower()
@@ -85,12 +118,20 @@ def distribution(requirement: str) -> str:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Give a copy of the chassis's source, to break."""
+    """Return a copy of the chassis's source, to break."""
     return Path(shutil.copytree(CHASSIS, tmp_path / "chassis"))
 
 
 def test_the_database_layer_imports_nothing_of_the_chassis_outside_itself() -> None:
     assert imports_that_leave_the_database_layer(CHASSIS) == []
+
+
+def test_no_room_imports_what_stands_above_it() -> None:
+    assert imports_in_the_wrong_direction(CHASSIS) == []
+
+
+def test_every_room_has_its_rule() -> None:
+    assert {room_of(name) for name, _ in imported_modules(CHASSIS, CHASSIS)} == MAY_IMPORT.keys()
 
 
 def test_no_module_imports_the_service_or_what_is_not_required() -> None:
@@ -114,6 +155,24 @@ def test_an_import_out_of_the_database_layer_is_found(copy: Path, line: str, tar
     assert imports_that_leave_the_database_layer(copy) == [f"chassis.db.base imports {target}"]
 
 
+@pytest.mark.parametrize(
+    ("module", "line", "found"),
+    [
+        ("http/problems.py", "from ..app import create_app", "chassis.app.create_app"),
+        ("observe/logs.py", "from ..commands import cli", "chassis.commands.cli"),
+        ("app.py", "from .testing import Service", "chassis.testing.Service"),
+        ("settings.py", "from .http.problems import Problem", "chassis.http.problems.Problem"),
+        ("db/base.py", "import chassis.fields", "chassis.fields"),
+    ],
+)
+def test_an_import_upwards_is_found(copy: Path, module: str, line: str, found: str) -> None:
+    with (copy / module).open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+
+    name = ".".join(["chassis", *Path(module).with_suffix("").parts])
+    assert imports_in_the_wrong_direction(copy) == [f"{name} imports {found}"]
+
+
 def test_an_import_of_the_service_is_found(copy: Path) -> None:
     with (copy / "app.py").open("a", encoding="utf-8") as file:
         file.write("\nfrom my_service.models import Item\n")
@@ -130,3 +189,64 @@ def test_neither_alembic_nor_its_driver_is_imported_at_start() -> None:
     loaded = {name.partition(".")[0] for name in finished.stdout.split()}
     assert "chassis" in loaded
     assert loaded.isdisjoint({"alembic", "mako", "psycopg"})
+
+
+# Print what a file of the chassis does at its import, by way of the standard library.
+WATCH = """
+import importlib, os, pkgutil, sys, sysconfig, threading
+standard, package = sysconfig.get_path("stdlib"), sys.argv[1]
+
+def is_by_the_chassis():
+    frame = sys._getframe(2)
+    while frame and frame.f_code.co_filename.startswith((standard, "<frozen os")):
+        frame = frame.f_back
+    return bool(frame) and frame.f_code.co_filename.startswith(package)
+
+class Environment(dict):
+    def __getitem__(self, name):
+        is_by_the_chassis() and print("reads", name)
+        return super().__getitem__(name)
+
+    def get(self, name, default=None):
+        is_by_the_chassis() and print("reads", name)
+        return super().get(name, default)
+
+def watch(event, arguments):
+    if event in OPENING and is_by_the_chassis():
+        print("opens", *arguments[:1])
+
+OPENING = {"open", "sqlite3.connect", "socket.connect", "socket.__new__", "subprocess.Popen"}
+os.environ = Environment(os.environ)
+sys.addaudithook(watch)
+sys.path.insert(0, os.path.dirname(package))
+import chassis
+assert chassis.__path__ == [package], chassis.__path__
+for module in pkgutil.walk_packages(chassis.__path__, "chassis."):
+    importlib.import_module(module.name)
+threading.active_count() == 1 or print("starts", *threading.enumerate())
+"""
+
+
+def watch_imports(root: Path) -> list[str]:
+    """Return what the modules of a copy of the chassis open and read while they are imported."""
+    watching = [sys.executable, "-c", WATCH, str(root)]
+    finished = subprocess.run(watching, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.splitlines()
+
+
+def test_importing_a_module_opens_nothing_and_reads_no_environment(copy: Path) -> None:
+    assert watch_imports(copy) == []
+
+
+def test_what_an_import_does_is_found(copy: Path) -> None:
+    doing = {
+        "import os; os.getenv('HOST')": "reads HOST",
+        "os.environ.get('PORT')": "reads PORT",
+        "from pathlib import Path; Path('/dev/null').read_bytes()": "opens /dev/null",
+        "import sqlite3; sqlite3.connect(':memory:')": "opens :memory:",
+    }
+    with (copy / "db" / "statements.py").open("a", encoding="utf-8") as file:
+        file.writelines(f"\n{code}" for code in doing)
+
+    assert watch_imports(copy) == list(doing.values())
