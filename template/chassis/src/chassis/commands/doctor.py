@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from statistics import median
-from typing import Any
 
 from alembic.util import CommandError
 from pydantic import SecretStr
@@ -180,16 +179,21 @@ async def _encoding_finding(connection: AsyncConnection, subject: str) -> Findin
 async def _tls_finding(
     connection: AsyncConnection, target: DatabaseTarget, subject: str
 ) -> Finding:
-    driver: Any = (await connection.get_raw_connection()).driver_connection
-    tls = driver._transport.get_extra_info("ssl_object")
-    if tls is None:
+    """Tell what the server says of the connection, and what `sslmode` makes the driver verify."""
+    query = text("SELECT version FROM pg_stat_ssl WHERE ssl AND pid = pg_backend_pid()")
+    version = await connection.scalar(query)
+    if version is None:
         if all(re.match(r"/|127\.|(localhost|::1)$", host) for host, _ in target.hosts):
             return Finding("ok", subject, "none, and none is needed within one machine")
         return Finding("warning", subject, "none: whoever is in between reads along", _TLS)
-    if tls.context.check_hostname:
-        return Finding("ok", subject, f"{tls.version()}, the server's certificate is verified")
-    what = "the server's name" if tls.context.verify_mode else "the server's certificate"
-    return Finding("warning", subject, f"{tls.version()}, but {what} is not verified", _TLS)
+    authority = target.parameters.get("sslrootcert")
+    mode = target.parameters.get("sslmode", os.environ.get("PGSSLMODE"))
+    if mode == "verify-full" or authority == "system":
+        return Finding("ok", subject, f"{version}, the server's certificate is verified")
+    # With an authority `require` is verify-ca, to both drivers.
+    is_signed = mode == "verify-ca" or (mode == "require" and authority is not None)
+    what = "the server's name" if is_signed else "the server's certificate"
+    return Finding("warning", subject, f"{version}, but {what} is not verified", _TLS)
 
 
 def _pool_findings(settings: ChassisSettings, budget: Budget, subject: str) -> Iterator[Finding]:
