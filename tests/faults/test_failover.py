@@ -188,7 +188,7 @@ def test_a_silent_host_does_not_hide_the_one_after_it(
 def test_reads_fall_back_to_the_primary_and_return_to_the_replica(
     pair: Pair, read_settings: ReadSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "AWAY_SECONDS", 1.0)
+    monkeypatch.setattr(connect, "SKIP_FAILED_HOST_SECONDS", 1.0)
     settings = read_settings(
         APP_DATABASE_URL=pair.primary.url(pair.database),
         APP_DATABASE_READ_URL=pair.standby.url(pair.database),

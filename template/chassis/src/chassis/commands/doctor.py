@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from .. import __version__
 from ..db.address.sources import variables_of
 from ..db.address.urls import DatabaseTarget
-from ..db.engines import create_probe_engine
+from ..db.engines import create_probe_engine, uses_pgbouncer
 from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from ..db.migrations.connect import check_connections
 from ..db.migrations.indexes import find_invalid_indexes
@@ -31,8 +31,8 @@ from ..db.migrations.revisions import (
     read_code_revisions,
 )
 from ..db.migrations.upgrade import alembic_config, find_head
-from ..db.postgres.connection_budget import Budget, ask_budget, needs
-from ..db.postgres.options import ENCODING_ADVICE, encoding_warning, uses_pgbouncer
+from ..db.postgres.connection_budget import ConnectionBudget, query_budget, required_connections
+from ..db.postgres.options import ENCODING_ADVICE, encoding_warning
 from ..db.readiness import DatabaseProbe
 from ..db.sqlite.pragmas import version_warning
 from ..settings import ChassisSettings
@@ -143,8 +143,10 @@ async def _connection_findings(
         await engine.dispose()
     if target.backend == "postgres":
         processes = settings.server_workers * settings.server_replicas
-        needed = [n for one, n in needs(settings, processes=processes) if one is target]
-        budget = await ask_budget(settings, target, needed[0])
+        needed = [
+            n for one, n in required_connections(settings, processes=processes) if one is target
+        ]
+        budget = await query_budget(settings, target, needed[0])
         for finding in _pool_findings(settings, budget, subject):
             yield finding
 
@@ -196,7 +198,9 @@ async def _tls_finding(
     return Finding("warning", subject, f"{version}, but {what} is not verified", _TLS)
 
 
-def _pool_findings(settings: ChassisSettings, budget: Budget, subject: str) -> Iterator[Finding]:
+def _pool_findings(
+    settings: ChassisSettings, budget: ConnectionBudget, subject: str
+) -> Iterator[Finding]:
     pooler, pool = f"{subject}, pooler", f"{subject}, pool"
     match budget.pooled, uses_pgbouncer(settings, budget.target):
         case True, False:

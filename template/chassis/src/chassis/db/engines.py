@@ -1,5 +1,9 @@
-"""The two engines: one that writes in transactions, one that reads without any."""
+"""The two engines: one that writes in transactions, one that reads without any.
 
+Here settings become values: what each database's modules do needs no settings object.
+"""
+
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from .address.settings import DatabaseSettings
+from .address.sources import read_password
 from .address.urls import DatabaseTarget
 from .dialects import with_chassis_types
 from .errors import (
@@ -19,21 +24,28 @@ from .errors import (
     translate_refused_values,
 )
 from .pool import choose_pool
-from .postgres.connect import connect_in_turn, connect_once, servers_of
+from .postgres.connect import (
+    FailoverHost,
+    connect_with_failover,
+    expand_session_attributes,
+    translate_connect_errors,
+)
 from .postgres.options import (
-    check_connections,
-    leave_demoted_servers,
-    notice_dead_links,
+    asyncpg_arguments,
+    drop_pool_when_demoted,
+    enable_keepalive,
+    milliseconds,
+    ping_idle_connections,
     refuse_outdated_statements,
 )
-from .sqlite.files import refuse_replaced_file, replace_broken_connections
+from .postgres.passwords import FetchPassword, load_password_provider
+from .sqlite.files import prepare_folder, refuse_replaced_file, replace_broken_connections
 from .sqlite.pragmas import (
-    accept_decimals,
-    configure_connections,
+    begin_with_first_statement,
     end_streams_at_checkin,
     free_lock_on_cancellation,
     optimize_on_close,
-    prepare_folder,
+    set_pragmas,
 )
 from .statements import observe_statements
 
@@ -41,143 +53,210 @@ READ_ONLY = "chassis_read_only"
 
 
 def create_database_engine(settings: DatabaseSettings) -> AsyncEngine:
-    """Build the engine of write sessions; nothing connects before the first statement.
+    """Return the engine of write sessions; nothing connects before the first statement.
 
     On SQLite it has one connection, so that writers queue in the process and in order.
     """
     target = settings.database_target
     if target.backend == "sqlite":
-        return _sqlite_engine(settings, target, pool_size=1)
+        return _create_engine(settings, target, pool_size=1)
     overflow = settings.database_max_overflow
     size = settings.database_pool_size
-    return _pooled_engine(settings, target, pool_size=size, max_overflow=overflow)
+    return _create_engine(settings, target, pool_size=size, max_overflow=overflow)
 
 
 def create_read_engine(settings: DatabaseSettings) -> AsyncEngine:
-    """Build the engine of read sessions: AUTOCOMMIT, so that a read costs one round trip.
+    """Return the engine of read sessions: AUTOCOMMIT, so that a read costs one round trip.
 
-    Raises DatabaseSettingsError for a custom database, which has one engine for both.
+    Raise DatabaseSettingsError for a custom database, which has one engine for both.
     """
     target = settings.database_read_target
-    return _read_engine(settings, target, pool_size=settings.read_pool_size)
+    if target.backend == "custom":
+        raise DatabaseSettingsError(
+            "APP_DATABASE_URL: a custom database has one engine; use create_database_engine"
+        )
+    return _create_engine(settings, target, pool_size=settings.read_pool_size, read_only=True)
 
 
 def create_probe_engine(
     settings: DatabaseSettings, target: DatabaseTarget | None = None, *, pool_size: int = 1
 ) -> AsyncEngine:
-    """Build an engine outside the request pools, for the write database unless told otherwise."""
+    """Return an engine outside the request pools, of the write database if no target is given."""
     target = target or settings.database_target
-    # It is asked about one server: no other may answer.
+    # A probe is about this target: no fallback may answer.
     settings = settings.model_copy(update={"database_read_fallback": False})
-    if target.backend == "custom":
-        return _pooled_engine(settings, target, pool_size=pool_size)
-    return _read_engine(settings, target, pool_size=pool_size)
+    read_only = target.backend != "custom"
+    return _create_engine(settings, target, pool_size=pool_size, read_only=read_only)
 
 
-def _read_engine(
-    settings: DatabaseSettings, target: DatabaseTarget, *, pool_size: int
-) -> AsyncEngine:
-    options: dict[str, Any] = {
-        "pool_size": pool_size,
-        "isolation_level": "AUTOCOMMIT",
-        "skip_autocommit_rollback": True,
-        "execution_options": {READ_ONLY: True},
+def uses_pgbouncer(settings: DatabaseSettings, target: DatabaseTarget) -> bool:
+    """Return whether a transaction pooler stands between, by setting or by `pgbouncer=true`."""
+    return settings.database_pgbouncer or target.pgbouncer
+
+
+def find_password_source(
+    settings: DatabaseSettings, target: DatabaseTarget, host: str, port: int
+) -> FetchPassword | None:
+    """Return what fetches the password for each new connection, or None if it is fixed."""
+    file = settings.database_postgres_password_file
+    if file is not None and target.chosen_by == "APP_DATABASE_BACKEND":
+        return partial(read_password, file)
+    provider = settings.database_password_provider
+    if provider is None or target.url.password is not None:
+        return None
+    return load_password_provider(provider, host, port, target.url.username or "")
+
+
+def set_sqlite_pragmas(
+    engine: Engine, settings: DatabaseSettings, *, read_only: bool = False, migrating: bool = False
+) -> None:
+    """Set the pragmas that the settings ask for on each connection of a SQLite engine."""
+    wait = round(settings.database_wait_seconds * 1000) if migrating else 0
+    pragmas = {
+        "synchronous": settings.database_sqlite_synchronous,
+        # A table that a batch migration makes anew takes its child rows with it while keys are on.
+        "foreign_keys": settings.database_sqlite_foreign_keys and not migrating,
+        "cache_size": settings.database_sqlite_cache_size,
+        "mmap_size": settings.database_sqlite_mmap_size,
+        "query_only": read_only,
     }
-    match target.backend:
-        case "sqlite":
-            engine = _sqlite_engine(settings, target, read_only=True, **options)
-        case "postgres":
-            engine = _pooled_engine(settings, target, read_only=True, **options)
-        case "custom":
-            raise DatabaseSettingsError(
-                "APP_DATABASE_URL: a custom database has one engine; use create_database_engine"
-            )
-    _translate_refused_writes(engine.sync_engine)
-    return engine
-
-
-def _sqlite_engine(
-    settings: DatabaseSettings, target: DatabaseTarget, *, read_only: bool = False, **options: Any
-) -> AsyncEngine:
-    # Imports the driver, which is not needed where PostgreSQL serves.
-    from .sqlite.connection import SQLiteConnection
-
-    prepare_folder(target)
-    accept_decimals()
-    url, arguments = target.runtime()
-    engine = create_async_engine(
-        with_chassis_types(url),
-        connect_args={"async_creator_fn": SQLiteConnection, **arguments},
-        echo=settings.database_echo,
-        hide_parameters=True,
-        max_overflow=0,
-        pool_timeout=settings.database_pool_timeout,
-        pool_use_lifo=True,
-        poolclass=choose_pool(),
-        **options,
+    set_pragmas(
+        engine,
+        pragmas,
+        journal_mode=settings.database_sqlite_journal_mode,
+        busy_timeout=max(settings.database_sqlite_busy_timeout, wait),
     )
-    configure_connections(engine.sync_engine, settings, read_only=read_only)
-    free_lock_on_cancellation(engine.sync_engine)
-    end_streams_at_checkin(engine.sync_engine)
-    refuse_replaced_file(engine.sync_engine, Path(url.database or ""))
-    replace_broken_connections(engine.sync_engine, read_only=read_only)
-    if not read_only:
-        optimize_on_close(engine.sync_engine)
-    connect_once(engine.sync_engine, target)
-    translate_refused_values(engine.sync_engine)
-    observe_statements(engine.sync_engine, settings.database_slow_query_seconds)
-    return engine
 
 
-def _pooled_engine(
+def _create_engine(
     settings: DatabaseSettings,
     target: DatabaseTarget,
     *,
-    read_only: bool = False,
+    pool_size: int,
     max_overflow: int = 0,
-    **options: Any,
+    read_only: bool = False,
 ) -> AsyncEngine:
+    url, _ = target.runtime()
+    options: dict[str, Any] = {}
+    if read_only:
+        options |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+        options |= {"execution_options": {READ_ONLY: True}}
+    if target.backend == "sqlite":
+        # Imports the driver, which is not needed if PostgreSQL serves.
+        from .sqlite.connection import SQLiteConnection
+
+        options["connect_args"] = {"async_creator_fn": SQLiteConnection}
+    else:
+        options["pool_recycle"] = settings.database_pool_recycle
     engine = create_async_engine(
-        with_chassis_types(target.runtime()[0]),
+        with_chassis_types(url),
         echo=settings.database_echo,
         hide_parameters=True,
         max_overflow=max_overflow,
+        pool_size=pool_size,
         pool_timeout=settings.database_pool_timeout,
-        pool_recycle=settings.database_pool_recycle,
         pool_use_lifo=True,
         poolclass=choose_pool(),
         **options,
     )
-    if target.backend == "postgres":
-        _connect_to_postgres(engine.sync_engine, settings, target, read_only=read_only)
-    else:
-        connect_once(engine.sync_engine, target)
-    translate_refused_values(engine.sync_engine)
-    observe_statements(engine.sync_engine, settings.database_slow_query_seconds)
+    _add_listeners(engine.sync_engine, settings, target, read_only=read_only)
     return engine
 
 
-def _connect_to_postgres(
+def _add_listeners(
     engine: Engine, settings: DatabaseSettings, target: DatabaseTarget, *, read_only: bool
 ) -> None:
-    servers = servers_of(settings, target, read_only=read_only)
+    match target.backend:
+        case "sqlite":
+            _add_sqlite_listeners(engine, settings, target, read_only=read_only)
+        case "postgres":
+            _add_postgres_listeners(engine, settings, target, read_only=read_only)
+        case "custom":
+            translate_connect_errors(engine, target.masked)
+    translate_refused_values(engine)
+    observe_statements(engine, settings.database_slow_query_seconds)
+    if read_only:
+        _translate_refused_writes(engine)
+
+
+def _add_sqlite_listeners(
+    engine: Engine, settings: DatabaseSettings, target: DatabaseTarget, *, read_only: bool
+) -> None:
+    file = Path(target.url.database or "")
+    prepare_folder(file, target.chosen_by)
+    set_sqlite_pragmas(engine, settings, read_only=read_only)
+    free_lock_on_cancellation(engine)
+    end_streams_at_checkin(engine)
+    refuse_replaced_file(engine, file)
+    replace_broken_connections(engine, read_only=read_only)
+    if not read_only:
+        begin_with_first_statement(engine)
+        optimize_on_close(engine)
+    translate_connect_errors(engine, target.masked)
+
+
+def _add_postgres_listeners(
+    engine: Engine, settings: DatabaseSettings, target: DatabaseTarget, *, read_only: bool
+) -> None:
+    hosts = _list_hosts(settings, target, read_only=read_only)
     primary = settings.database_target
     if settings.database_read_fallback and target is not primary:
-        servers += servers_of(settings, primary, read_only=read_only, stands_in=True)
-    connect_in_turn(engine, target, servers)
-    notice_dead_links(engine, target)
+        hosts += _list_hosts(settings, primary, read_only=read_only, is_fallback=True)
+    connect_with_failover(engine, hosts, target.masked)
+    enable_keepalive(engine, target.parameters)
     refuse_outdated_statements(engine)
     if settings.database_pool_pre_ping:
-        check_connections(engine, settings)
+        ping_idle_connections(
+            engine,
+            idle_seconds=settings.database_ping_idle_seconds,
+            timeout=settings.database_connect_timeout_seconds,
+        )
     if not read_only:
-        leave_demoted_servers(engine)
+        drop_pool_when_demoted(engine)
+
+
+def _list_hosts(
+    settings: DatabaseSettings,
+    target: DatabaseTarget,
+    *,
+    read_only: bool,
+    is_fallback: bool = False,
+) -> list[FailoverHost]:
+    url, given = target.runtime()
+    arguments = url.translate_connect_args(username="user") | asyncpg_arguments(
+        given,
+        _server_settings(settings, read_only=read_only),
+        timeout=settings.database_connect_timeout_seconds,
+        read_only=read_only,
+        pgbouncer=uses_pgbouncer(settings, target),
+    )
+    return [
+        FailoverHost(
+            arguments | {"host": host, "port": port},
+            find_password_source(settings, target, host, port),
+            is_fallback,
+        )
+        for arguments in expand_session_attributes(arguments)
+        for host, port in target.hosts
+    ]
+
+
+def _server_settings(settings: DatabaseSettings, *, read_only: bool) -> dict[str, str]:
+    idle = settings.database_idle_in_transaction_timeout_seconds
+    return {
+        "application_name": settings.database_application_name or "",
+        "statement_timeout": milliseconds(settings.database_statement_timeout_seconds),
+        "lock_timeout": milliseconds(settings.database_lock_timeout_seconds),
+        "idle_in_transaction_session_timeout": milliseconds(idle),
+        "default_transaction_read_only": "on" if read_only else "",
+    }
 
 
 def _translate_refused_writes(engine: Engine) -> None:
     """Make the server's refusal of textual SQL the error that a read session raises itself."""
 
     @event.listens_for(engine, "handle_error")
-    def handle(context: ExceptionContext) -> None:
+    def raise_read_only(context: ExceptionContext) -> None:
         error = context.sqlalchemy_exception
         refused = sqlite_error_name(context.original_exception) == "SQLITE_READONLY"
         if refused or (error is not None and classify(error) is Failure.READ_ONLY):

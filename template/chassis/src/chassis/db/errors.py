@@ -79,6 +79,7 @@ class Failure(Enum):
 
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
+READ_ONLY_TRANSACTION = "25006"
 _SQLSTATES = {
     "22001": Failure.INVALID,  # string_data_right_truncation
     "22003": Failure.INVALID,  # numeric_value_out_of_range
@@ -92,7 +93,7 @@ _SQLSTATES = {
     "23503": Failure.CONFLICT,  # foreign_key_violation
     "23505": Failure.CONFLICT,  # unique_violation
     "23P01": Failure.CONFLICT,  # exclusion_violation
-    "25006": Failure.READ_ONLY,  # read_only_sql_transaction
+    READ_ONLY_TRANSACTION: Failure.READ_ONLY,
     "40001": Failure.UNAVAILABLE,  # serialization_failure
     "40P01": Failure.UNAVAILABLE,  # deadlock_detected
     "53300": Failure.UNAVAILABLE,  # too_many_connections
@@ -126,7 +127,7 @@ _SQLITE_FAMILIES = dict.fromkeys(
 _REFUSALS = (OverflowError, UnicodeEncodeError, InvalidValueError)
 
 # invalid_authorization_specification, invalid_catalog_name: no other server and no waiting helps.
-HOPELESS = ("28", "3D")
+PERMANENT_SQLSTATES = ("28", "3D")
 
 
 def classify(error: BaseException) -> Failure | None:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, pool, text
@@ -13,17 +14,17 @@ from sqlalchemy.exc import DatabaseError, DBAPIError
 from ..address.settings import DatabaseSettings
 from ..address.urls import DatabaseTarget
 from ..dialects import with_chassis_types
-from ..engines import create_probe_engine
-from ..errors import HOPELESS, DatabaseSettingsError, DatabaseUnavailableError
-from ..postgres.connect import ask_for_password, unavailable
-from ..postgres.options import (
-    ENCODING_ADVICE,
-    encoding_warning,
-    is_refusal_by_pooler,
-    psycopg_arguments,
+from ..engines import (
+    create_probe_engine,
+    find_password_source,
+    set_sqlite_pragmas,
     uses_pgbouncer,
 )
-from ..sqlite.pragmas import accept_decimals, configure_connections, prepare_folder
+from ..errors import PERMANENT_SQLSTATES, DatabaseSettingsError, DatabaseUnavailableError
+from ..postgres.connect import connection_error, fetch_password_on_connect, is_refusal_by_pooler
+from ..postgres.options import ENCODING_ADVICE, encoding_warning, psycopg_arguments
+from ..sqlite.files import prepare_folder
+from ..sqlite.pragmas import begin_immediately
 from .attempts import lock_timeout_of_a_try
 
 logger = logging.getLogger(__name__)
@@ -100,11 +101,14 @@ def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
     _refuse_named_pooler(settings)
     url, arguments = target.migration()
     if target.backend == "sqlite":
-        prepare_folder(target)
-        accept_decimals()
+        prepare_folder(Path(url.database or ""), target.chosen_by)
     if target.backend == "postgres":
-        timeout = lock_timeout_of_a_try(settings)
-        arguments = psycopg_arguments(settings, arguments, lock_timeout_seconds=timeout)
+        arguments = psycopg_arguments(
+            arguments,
+            application_name=settings.database_application_name,
+            connect_timeout=settings.database_connect_timeout_seconds,
+            lock_timeout=lock_timeout_of_a_try(settings),
+        )
     engine = create_engine(
         with_chassis_types(url),
         connect_args=arguments,
@@ -113,9 +117,12 @@ def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
         poolclass=pool.NullPool,
     )
     if target.backend == "sqlite":
-        configure_connections(engine, settings, migrating=True)
+        set_sqlite_pragmas(engine, settings, migrating=True)
+        begin_immediately(engine)
     if target.backend == "postgres":
-        ask_for_password(engine, settings, target)
+        fetch_password = find_password_source(settings, target, *target.hosts[0])
+        if fetch_password is not None:
+            fetch_password_on_connect(engine, fetch_password)
     try:
         yield engine
     finally:
@@ -129,7 +136,7 @@ def connect(engine: Engine, target: DatabaseTarget) -> Iterator[Connection]:
     except DatabaseError as error:
         if is_refusal_by_pooler(str(error.orig)):
             raise DatabaseSettingsError(_POOLER) from error
-        raise unavailable(target, error) from error
+        raise connection_error(target.masked, [error]) from error
     with connection:
         if connection.dialect.name == "postgresql":
             _refuse_bytes(connection, target)
@@ -166,4 +173,4 @@ def _is_permanent(error: DatabaseUnavailableError) -> bool:
     driver = cause.orig if isinstance(cause, DBAPIError) else cause
     code: str = getattr(driver, "sqlstate", None) or ""
     name: str = getattr(driver, "sqlite_errorname", None) or ""
-    return code.startswith(HOPELESS) or name == "SQLITE_NOTADB"
+    return code.startswith(PERMANENT_SQLSTATES) or name == "SQLITE_NOTADB"

@@ -1,21 +1,44 @@
-"""The file of a SQLite database: whether it is still the one that was opened, and can be used."""
+"""The file of a SQLite database: its folder, whether it is still the one that was opened."""
 
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import ExceptionContext
 
-from ..errors import SQLITE_FILE_FAILURES, DatabaseUnavailableError, sqlite_error_name
+from ..errors import (
+    SQLITE_FILE_FAILURES,
+    DatabaseSettingsError,
+    DatabaseUnavailableError,
+    sqlite_error_name,
+)
 
-Identity = tuple[int, int] | None
+
+def prepare_folder(file: Path, variable: str) -> None:
+    """Make the folder of a SQLite file that a variable names.
+
+    Raise DatabaseSettingsError if this user can't write to the folder.
+    """
+    folder = file.resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Tried and not asked: root may write everywhere, but for a read-only file system.
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        user = os.getuid() if hasattr(os, "getuid") else "unknown"
+        raise DatabaseSettingsError(
+            f"{variable}: this user (id {user}) can't write the SQLite folder {folder}; "
+            "make it writable or name another file with APP_DATABASE_SQLITE_PATH"
+        ) from error
 
 
 def refuse_replaced_file(engine: Engine, file: Path) -> None:
     """Refuse to use a file that was deleted or replaced since the engine was made or connected.
 
-    SQLite goes on with the file that it opened, where nobody finds again what is written. And what
-    the old file's WAL holds would be written over a new one, so the process has to be restarted.
+    SQLite goes on with the file that it opened, where nobody finds what is written. What that
+    file's WAL holds would be written over a new one, so the process has to be restarted.
     """
     opened = _identify(file)
 
@@ -38,18 +61,19 @@ def refuse_replaced_file(engine: Engine, file: Path) -> None:
 def replace_broken_connections(engine: Engine, *, read_only: bool) -> None:
     """Open a new connection after the file failed: one that was opened read-only stays so.
 
-    A read engine's own refusal of a write is no failure.
+    A read engine's refusal of a write is no failure of its file.
     """
 
     @event.listens_for(engine, "handle_error")
-    def give_connection_up(context: ExceptionContext) -> None:
+    def disconnect_after_failure(context: ExceptionContext) -> None:
         name = sqlite_error_name(context.original_exception)
         is_refusal = read_only and name == "SQLITE_READONLY"
         if name.startswith(SQLITE_FILE_FAILURES) and not is_refusal:
             context.is_disconnect = True
 
 
-def _identify(file: Path) -> Identity:
+def _identify(file: Path) -> tuple[int, int] | None:
+    """Return the file system and the number of a file, or None if there is none."""
     try:
         found = os.stat(file)  # noqa: PTH116, at each checkout a third faster than by the path
     except OSError:
