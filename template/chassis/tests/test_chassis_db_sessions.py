@@ -41,6 +41,7 @@ from chassis.db import (
     session_scope,
 )
 from chassis.db.errors import NestedWriteScopeError, UncommittedChangesWarning
+from chassis.db.statements import PROCESS_STATS
 
 ITEMS = Base.metadata.tables["item"]
 PlainSession = Annotated[AsyncSession, Depends(get_db_session)]
@@ -218,7 +219,12 @@ REFUSED: dict[str, Refused] = {
         update(Item).values(quantity=0).returning(Item.id)
     ),
     "delete": lambda session: session.execute(delete(Item)),
+}
+LOCKS: dict[str, Refused] = {
     "select_for_update": lambda session: session.execute(select(Item).with_for_update()),
+    "select_within": lambda session: session.execute(
+        select(select(Item.id).with_for_update(read=True).subquery())
+    ),
     "get_for_update": lambda session: session.get(Item, 1, with_for_update=True),
 }
 
@@ -234,6 +240,19 @@ class TestReadSession:
             with pytest.raises(ReadOnlySessionError, match="take DbSession"):
                 await REFUSED[name](session)
             assert opened(read_engine) == 0
+
+    @pytest.mark.parametrize("name", LOCKS)
+    async def test_a_read_session_refuses_row_locks_each_time_and_runs_no_statement(
+        self, settings: ChassisSettings, read_engine: AsyncEngine, name: str
+    ) -> None:
+        async with session_scope(create_session_factory(settings, read_engine)) as session:
+            assert await count_items(session) == 0
+            before = PROCESS_STATS.count
+            for _ in range(2):
+                with pytest.raises(ReadOnlySessionError, match="take DbSession"):
+                    await LOCKS[name](session)
+            assert PROCESS_STATS.count == before
+            assert await count_items(session) == 0
 
     @pytest.mark.parametrize(
         "statement",

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.types import JSON, DateTime, Enum, Float, NullType, Numeric, Time, TypeEngine
 
-from .errors import InvalidValueError, TimeZoneError
+from .errors import InvalidValueError, ReadOnlySessionError, TimeZoneError
 from .sqlite.compilers import (
     ChassisSQLiteCompiler,
     ChassisSQLiteDDLCompiler,
@@ -216,11 +216,40 @@ class _DumpsJSON:
         super().__init__(**{"json_serializer": _dump_json} | options)
 
 
-class ChassisAsyncpg(_DumpsJSON, TimesCommits, PGDialect_asyncpg):
+class _RefusesRowLocks:
+    """A compiler that refuses FOR UPDATE to a read engine; once compiled, a statement is cached."""
+
+    dialect: Any
+
+    def for_update_clause(self, select: Any, **options: Any) -> str:
+        if self.dialect.reads_only:
+            raise ReadOnlySessionError("with_for_update() needs a transaction: take DbSession")
+        clause: str = super().for_update_clause(select, **options)  # type: ignore[misc]
+        return clause
+
+
+class _PostgresCompiler(_RefusesRowLocks, PGDialect_asyncpg.statement_compiler):  # type: ignore[valid-type,misc]
+    pass
+
+
+class _SQLiteCompiler(_RefusesRowLocks, ChassisSQLiteCompiler):
+    pass
+
+
+class _Serves(TimesCommits):
+    """A dialect of a write engine, or of a read engine."""
+
+    def __init__(self, reads_only: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.reads_only = reads_only
+
+
+class ChassisAsyncpg(_DumpsJSON, _Serves, PGDialect_asyncpg):
     """PostgreSQL at run time."""
 
     supports_statement_cache = True
     colspecs = _replace_types(PGDialect_asyncpg.colspecs)
+    statement_compiler = _PostgresCompiler
 
 
 class ChassisPsycopg(_DumpsJSON, PGDialect_psycopg):
@@ -230,12 +259,12 @@ class ChassisPsycopg(_DumpsJSON, PGDialect_psycopg):
     colspecs = _replace_types(PGDialect_psycopg.colspecs)
 
 
-class ChassisAiosqlite(_DumpsJSON, TimesCommits, SQLiteDialect_aiosqlite):
+class ChassisAiosqlite(_DumpsJSON, _Serves, SQLiteDialect_aiosqlite):
     """SQLite at run time."""
 
     supports_statement_cache = True
     colspecs = _replace_types_of_sqlite(SQLiteDialect_aiosqlite.colspecs)
-    statement_compiler = ChassisSQLiteCompiler
+    statement_compiler = _SQLiteCompiler
     ddl_compiler = ChassisSQLiteDDLCompiler
     type_compiler_cls = ChassisSQLiteTypeCompiler
 

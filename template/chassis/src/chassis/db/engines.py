@@ -140,7 +140,7 @@ def _create_engine(
     options: dict[str, Any] = {}
     if read_only:
         options |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
-        options |= {"execution_options": {READ_ONLY: True}}
+        options |= {"execution_options": {READ_ONLY: True}, "reads_only": True}
     if target.backend == "sqlite":
         # Imports the driver, which is not needed if PostgreSQL serves.
         from .sqlite.connection import SQLiteConnection

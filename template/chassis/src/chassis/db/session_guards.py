@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any, Protocol
 
+from greenlet import getcurrent  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Executable, TextClause, event
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
-from sqlalchemy.util.concurrency import in_greenlet
+from sqlalchemy.sql.expression import UpdateBase
 from starlette.applications import Starlette
 from starlette.types import Scope
 
@@ -75,7 +76,7 @@ class _Session(Session):
 
     def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
         # Only a lazy load comes from outside; the listener can tell which attribute it is for.
-        if not in_greenlet():
+        if not _may_await():
             event.listen(self, "do_orm_execute", _explain_lazy_load)
 
 
@@ -85,7 +86,7 @@ class WriteSession(_Session):
     def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
         super()._look_at(statement, options)
         is_text = isinstance(statement, TextClause)
-        if _WRITES.match(statement.text) if is_text else getattr(statement, "is_dml", False):
+        if _WRITES.match(statement.text) if is_text else isinstance(statement, UpdateBase):
             self.info[_UNCOMMITTED] = True
 
 
@@ -96,10 +97,8 @@ class ReadSession(_Session):
         super()._look_at(statement, options)
         if not isinstance(statement, Executable):
             return
-        if statement.is_dml:
+        if isinstance(statement, UpdateBase):
             raise ReadOnlySessionError
-        if getattr(statement, "_for_update_arg", None) is not None:
-            raise ReadOnlySessionError("with_for_update() needs a transaction: take DbSession")
         for given in (options.get("execution_options", {}), statement.get_execution_options()):
             if given.get("stream_results") or given.get("yield_per"):
                 self._begin_snapshot()
@@ -162,9 +161,15 @@ def _refuse_flush(session: Session, context: UOWTransaction, instances: object) 
     raise ReadOnlySessionError
 
 
+def _may_await() -> bool:
+    """Return whether an asynchronous session called, whose greenlets can wait for the database."""
+    in_greenlet: bool = getcurrent().parent is not None
+    return in_greenlet
+
+
 def _explain_lazy_load(state: ORMExecuteState) -> None:
     """Raise with advice where SQLAlchemy would say that greenlet_spawn has not been called."""
-    if in_greenlet() or not (state.is_relationship_load or state.is_column_load):
+    if _may_await() or not (state.is_relationship_load or state.is_column_load):
         return
     owner = state.bind_mapper.class_.__name__ if state.bind_mapper else "an object"
     name = getattr(state.loader_strategy_path, "prop", f"a column of {owner}")
