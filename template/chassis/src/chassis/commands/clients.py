@@ -134,6 +134,7 @@ class Client(asyncio.Protocol):
         self._clients = clients
         self._create_protocol = create_protocol
         self._transport: Any = None
+        self._below: Transport | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_heard = False
 
@@ -148,6 +149,8 @@ class Client(asyncio.Protocol):
         self.idle_seconds = 0.0
         self.has_asked = True
         self._is_heard = False
+        if self._below is not None:
+            self._below.begin_answer()
 
     def close(self) -> None:
         """Close it, with an answer to the headers that began."""
@@ -161,6 +164,7 @@ class Client(asyncio.Protocol):
         if self._clients.add(self):
             self.protocol = self._create_protocol()
             below: Any = Transport(self, self._transport)
+            self._below = below
             self.protocol.connection_made(below)
         else:
             self._transport.write(_TOO_MANY)
@@ -192,21 +196,50 @@ class Client(asyncio.Protocol):
 
 
 class Transport:
-    """A connection's transport, which ignores what is written when it is closed.
+    """A connection's transport, which sends an answer's headers and its body at once.
 
-    uvicorn may close a connection while a request on it is still being served, where garbage
-    follows the request. asyncio would ignore the answer, uvloop raises: an error of the application
-    by the looks of it, with a traceback that any client can cause.
+    uvicorn writes them one after the other: a second call of the system, and for its client a
+    second packet. What is written when the connection is closed is ignored: uvicorn may close it
+    while a request on it is still being served, where garbage follows the request. asyncio would
+    ignore the answer, uvloop raises: an error of the application by the looks of it, with a
+    traceback that any client can cause.
     """
 
     def __init__(self, client: Client, transport: asyncio.Transport) -> None:
         self._client = client
         self._transport = transport
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._waits_for_headers = False
+        self._headers = b""
+
+    def begin_answer(self) -> None:
+        """Hold back what is written first, until more follows or the loop turns."""
+        self._waits_for_headers = True
 
     def write(self, data: bytes) -> None:
         """Send bytes, if there is anybody to send them to."""
-        if not self._transport.is_closing():
+        if self._waits_for_headers:
+            self._waits_for_headers = False
+            self.flush()
+            self._headers = data
+            self._call_soon(self.flush)
+        elif self._headers:
+            self._headers += data
+            self.flush()
+        elif not self._transport.is_closing():
             self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send what is held back."""
+        if self._headers:
+            if not self._transport.is_closing():
+                self._transport.write(self._headers)
+            self._headers = b""
+
+    def close(self) -> None:
+        """Close the connection once everything is sent."""
+        self.flush()
+        self._transport.close()
 
     def set_protocol(self, protocol: asyncio.Protocol) -> None:
         """Hand the connection to another protocol, as for a websocket."""
