@@ -3,6 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,13 +22,15 @@ from chassis_stock import (
     started,
     threads_ended,
 )
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Security, WebSocket
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import Response, StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, InvalidRequestError, MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.types import Message, Receive, Scope, Send
 
 from chassis import ChassisSettings
@@ -41,6 +44,7 @@ from chassis.db import (
     session_scope,
 )
 from chassis.db.errors import NestedWriteScopeError, UncommittedChangesWarning
+from chassis.db.request_sessions import SessionPlanError
 from chassis.db.statements import PROCESS_STATS
 
 ITEMS = Base.metadata.tables["item"]
@@ -403,7 +407,7 @@ async def test_a_handler_that_raises_leaves_no_connection_when_the_response_star
     assert watched.in_use == [0] * 30
 
 
-async def test_a_session_is_closed_before_the_response_and_a_plain_one_after_it(
+async def test_a_session_is_closed_before_the_response_whatever_its_scope(
     settings: ChassisSettings,
 ) -> None:
     router = APIRouter()
@@ -430,7 +434,131 @@ async def test_a_session_is_closed_before_the_response_and_a_plain_one_after_it(
             assert (await client.get(route)).json() == 0
         assert checked_out(*engines(watched.app)) == 0
 
-    assert watched.in_use == [0, 0, 1]
+    assert watched.in_use == [0, 0, 0]
+
+
+class NoAnswer(Response):
+    """An answer that never begins."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pass
+
+
+async def test_a_session_is_closed_where_a_request_ends_in_another_way(
+    settings: ChassisSettings,
+) -> None:
+    router = APIRouter()
+
+    @router.get("/none")
+    async def answer_nothing(session: DbSession) -> Response:
+        await count_items(session)
+        return NoAnswer()
+
+    @router.get("/wait")
+    async def wait(session: DbSession) -> None:
+        await count_items(session)
+        waiting.set()
+        await asyncio.sleep(30)
+
+    waiting = asyncio.Event()
+    watched = Watched(create_stock(changed(settings, http_request_timeout_seconds=0.3), router))
+    scope = {"type": "http", "method": "GET", "headers": [], "query_string": b"", "scheme": "http"}
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with started(watched.app):
+        await watched({**scope, "path": "/none"}, receive, send)
+        assert (sent, checked_out(*engines(watched.app))) == ([], 0)
+        await watched({**scope, "path": "/wait"}, receive, send)
+        waiting.clear()
+        cancelled = asyncio.create_task(watched({**scope, "path": "/wait"}, receive, send))
+        await waiting.wait()
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert checked_out(*engines(watched.app)) == 0
+    assert [message["status"] for message in sent if "status" in message] == [504, 503]
+    assert watched.in_use == [0, 0]
+
+
+async def test_a_middleware_of_the_service_sees_an_answer_whose_session_is_closed(
+    settings: ChassisSettings,
+) -> None:
+    router, in_use = APIRouter(), list[int]()
+
+    @router.get("/")
+    async def read(session: DbSession) -> int:
+        return await count_items(session)
+
+    async def look(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        response = await call_next(request)
+        in_use.append(checked_out(*engines(app)))
+        return response
+
+    app = create_stock(settings, router)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=look)
+    async with started(app) as client:
+        assert [(await client.get("/")).json() for _ in range(3)] == [0, 0, 0]
+    assert in_use == [0, 0, 0]
+
+
+async def test_code_after_a_yield_uses_the_session_before_it_is_closed(
+    settings: ChassisSettings,
+) -> None:
+    router = APIRouter()
+
+    async def commit_at_the_end(session: DbSession) -> AsyncIterator[AsyncSession]:
+        yield session
+        await session.commit()
+
+    @router.post("/")
+    async def add(
+        session: Annotated[AsyncSession, Depends(commit_at_the_end, scope="function")],
+    ) -> None:
+        session.add(Item())
+
+    @router.get("/")
+    async def read(session: DbReadSession) -> int:
+        return await count_items(session)
+
+    async with started(create_stock(settings, router)) as client:
+        assert (await client.post("/")).status_code == 200
+        assert (await client.get("/")).json() == 1
+
+
+@pytest.mark.parametrize("with_middleware", [False, True])
+@pytest.mark.parametrize("status", [500, 503])
+async def test_a_session_that_cannot_be_ended_is_a_problem(
+    settings: ChassisSettings, status: int, *, with_middleware: bool
+) -> None:
+    if status == 503:
+        only_on("postgres", settings)
+    router = APIRouter()
+
+    @router.post("/500")
+    async def write(session: DbSession) -> None:
+        session.add(Item())
+
+    @router.post("/503")
+    async def lose_the_connection(session: DbSession) -> None:
+        process = await session.scalar(text("SELECT pg_backend_pid()"))
+        async with session_scope(app.state.sessions.write) as other:
+            await other.execute(text(f"SELECT pg_terminate_backend({process})"))
+
+    app = create_stock(settings, router)
+    if with_middleware:
+        app.add_middleware(GZipMiddleware)
+    async with started(app) as client:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UncommittedChangesWarning)
+            answer = await client.post(f"/{status}")
+        assert (answer.status_code, answer.json()["status"]) == (status, status)
+        assert checked_out(*engines(app)) == 0
 
 
 async def test_a_stream_that_uses_the_session_of_its_request_fails_and_takes_no_connection(
@@ -588,6 +716,85 @@ async def test_a_route_that_is_added_after_the_start_is_known(settings: ChassisS
 
         app.include_router(late)
         assert (await client.get("/late")).json() is True
+
+
+def add_routes_of(router: APIRouter, *dependencies: Any) -> None:
+    """Add a route for each of some dependencies, as types of a parameter."""
+    for dependency in dependencies:
+
+        async def handle(session: dependency) -> None: ...  # type: ignore[valid-type]
+
+        router.add_api_route(f"/{len(router.routes)}", handle)
+
+
+async def after_the_response(session: PlainSession) -> AsyncIterator[AsyncSession]:
+    """Go on when the session is closed."""
+    yield session
+
+
+class Unhashable:
+    """A handler that is no key."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    async def __call__(self, session: DbSession) -> None: ...
+
+
+async def test_a_route_whose_session_cannot_be_planned_stops_the_start(
+    settings: ChassisSettings,
+) -> None:
+    late, unhashable = APIRouter(), APIRouter()
+    add_routes_of(late, Annotated[AsyncSession, Depends(after_the_response)])
+    unhashable.add_api_route("/", Unhashable())
+    mounted = FastAPI()
+    mounted.include_router(late)
+    outer = create_stock(settings)
+    outer.mount("/mounted", mounted)
+    advice = {
+        create_stock(settings, late): r'Depends\(after_the_response, scope="function"\)',
+        outer: r'Depends\(after_the_response, scope="function"\)',
+        create_stock(settings, unhashable): "make it a function",
+    }
+    for app, words in advice.items():
+        with pytest.raises(SessionPlanError, match=words):
+            async with started(app):
+                pass
+
+
+async def test_a_dependency_is_found_however_it_is_written(settings: ChassisSettings) -> None:
+    router = APIRouter()
+    add_routes_of(
+        router,
+        Annotated[Writing, Depends(Writing)],
+        Annotated[Writing, Depends()],
+        Annotated[Any, Depends(written_in_text)],
+        Annotated[Any, Depends(as_a_default)],
+        Annotated[Any, Depends(partial(as_a_default))],
+        Annotated[Any, Depends(CallableWriting())],
+        Annotated[Any, Security(as_a_default)],
+    )
+
+    @router.websocket("/socket")
+    async def socket(websocket: WebSocket, writing: Annotated[Writing, Depends()]) -> None: ...
+
+    app = create_stock(settings, router)
+    async with started(app):
+        plans = app.state.sessions.plans
+        assert [plan.writes for plan in plans.values()] == [True] * 8
+
+
+async def written_in_text(session: "PlainSession") -> "OnlyForATypeChecker":  # type: ignore[name-defined]  # noqa: F821
+    """Have a type that FastAPI does not look at."""
+
+
+def as_a_default(session: AsyncSession = Depends(get_db_session)) -> None:  # noqa: B008
+    """Ask as it was done before `Annotated`."""
+
+
+class CallableWriting:
+    """A dependency that is an object."""
+
+    def __call__(self, session: DbSession) -> None: ...
 
 
 async def test_a_custom_database_serves_both_sessions_from_one_engine(tmp_path: Path) -> None:

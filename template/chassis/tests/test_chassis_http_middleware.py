@@ -10,14 +10,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import text
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from chassis import ChassisSettings, create_app
 from chassis.db import DbReadSession
-from chassis.http.request import RequestContext, outgoing_headers
+from chassis.http.request import RequestRecord, outgoing_headers
 
 pytestmark = pytest.mark.anyio
 
@@ -222,23 +222,25 @@ async def test_a_request_leaves_nothing_to_the_garbage_collector(
         gc.collect()
         gc.disable()
         try:
-            before = sum(isinstance(each, RequestContext) for each in gc.get_objects())
+            before = sum(isinstance(each, RequestRecord) for each in gc.get_objects())
             for path in ("/one", "/outgoing", "/nowhere"):
                 # In a context of its own, for the middleware leaves the record there.
                 await asyncio.create_task(client.get(path))
             await asyncio.sleep(0)
-            after = sum(isinstance(each, RequestContext) for each in gc.get_objects())
+            after = sum(isinstance(each, RequestRecord) for each in gc.get_objects())
         finally:
             gc.enable()
     assert after == before
 
 
-def stack(app: FastAPI) -> list[object]:
+def stack(app: Any) -> list[object]:
+    """Return the layers around an application, and those of FastAPI inside."""
     found: list[object] = []
-    layer: object = app.build_middleware_stack()
-    while layer is not None:
-        found.append(layer)
-        layer = getattr(layer, "app", None)
+    for outermost in (app.surround(), app.build_middleware_stack()):
+        layer: object = outermost
+        while layer is not None:
+            found.append(layer)
+            layer = getattr(layer, "app", None)
     return found
 
 

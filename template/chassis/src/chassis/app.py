@@ -10,11 +10,13 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .db.readiness import DatabaseProbe
+from .db.request_sessions import plan_routes
 from .db.sessions import open_sessions
 from .http.broken_answers import watch_answers
+from .http.cancellation import CancellationMiddleware
 from .http.health import add_health_routes, add_readiness_check
 from .http.middleware import RequestMiddleware
 from .http.openapi import describe_problems, operation_id
@@ -63,15 +65,25 @@ class _Application(FastAPI):
             generate_unique_id_function=operation_id,
             telemetry=None if self.tracing is None else self.tracing.of_requests,
         )
+        self._surrounded: ASGIApp | None = None
         self.state.settings = settings
         self.state.package = package
 
-    def build_middleware_stack(self) -> ASGIApp:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Put the chassis's middleware around everything, the handler of the last resort too."""
+        if self._surrounded is None:
+            self._surrounded = self.surround()
+        scope["app"] = self
+        await self._surrounded(scope, receive, send)
+
+    def surround(self) -> ASGIApp:
+        """Build what is around FastAPI: checks and limits, and where it is wanted, CORS."""
         settings: ChassisSettings = self.state.settings
+        if self.tracing is not None:
+            self.add_middleware(CancellationMiddleware)
         watch_answers(self)
         _adopt_mounted(self.routes, "")
-        app = super().build_middleware_stack()
+        app: ASGIApp = super().__call__
         if settings.http_cors_origins:
             app = _allow_origins(app, settings)
         trace = None if self.tracing is None else self.tracing.traceparent
@@ -100,7 +112,9 @@ async def _lifespan(app: _Application) -> AsyncIterator[None]:
         logger.warning(warning)
     async with AsyncExitStack() as stack:
         stack.enter_context(watch_event_loop())
+        plans = plan_routes(app.routes)
         sessions = await stack.enter_async_context(open_sessions(settings))
+        sessions.plans.update(plans)
         probe = DatabaseProbe(settings, app.state.package)
         probe.watch_file(write=sessions.write.kw["bind"], read=sessions.read.kw["bind"])
         stack.push_async_callback(probe.dispose)

@@ -6,7 +6,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..http.problems import log_failure, problem_response
-from ..http.request import RequestContext
+from ..http.request import RequestRecord
 from .clients import note_request
 
 
@@ -41,7 +41,7 @@ class ServerMiddleware:
         try:
             await (self.drain if self.server.draining else self.app)(scope, receive, send)
         except Exception as error:
-            request: RequestContext | None = scope.get("chassis")
+            request: RequestRecord | None = scope.get("chassis")
             if request is None or not log_failure(request, error):
                 raise
 

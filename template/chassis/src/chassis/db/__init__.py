@@ -5,14 +5,8 @@ from .base import Base
 from .engines import create_database_engine, create_read_engine
 from .errors import DatabaseUnavailableError, ReadOnlySessionError
 from .migrations import run_migrations
-from .sessions import (
-    DbReadSession,
-    DbSession,
-    create_session_factory,
-    get_db_read_session,
-    get_db_session,
-    session_scope,
-)
+from .request_sessions import DbReadSession, DbSession, get_db_read_session, get_db_session
+from .sessions import create_session_factory, session_scope
 from .transaction import run_transaction
 
 __all__ = [

@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Executable, TextClause, event
@@ -13,8 +13,6 @@ from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 from sqlalchemy.sql.expression import UpdateBase
-from starlette.applications import Starlette
-from starlette.types import Scope
 
 from .errors import ReadOnlySessionError, UncommittedChangesWarning
 from .statements import current_stats
@@ -29,26 +27,14 @@ _SNAPSHOT = "chassis_snapshot"
 HELD_TOO_LONG_SECONDS = 1.0
 
 
-class RequestRecord(Protocol):
-    """The request that a session is for: `scope["chassis"]`, whatever application is mounted."""
-
-    app: Starlette
-    scope: Scope
-    session: AsyncSession | None
-
-    @property
-    def name(self) -> str:
-        """The method and the template of the route."""
-
-
-def warn_of_uncommitted_changes(session: AsyncSession, request: RequestRecord) -> None:
-    """Warn, each time, if a handler left something that it wrote uncommitted."""
+def warn_of_uncommitted_changes(session: AsyncSession, request: str, handler: object) -> None:
+    """Warn, each time, if the handler of a request left something that it wrote uncommitted."""
     changed = any(map(session.is_modified, session.dirty))
     if session.new or changed or session.deleted or _UNCOMMITTED in session.info:
-        code = getattr(request.scope.get("endpoint"), "__code__", None)
+        code = getattr(handler, "__code__", None)
         # `warn` would say it once in the life of the process.
         warnings.warn_explicit(
-            f"{request.name} ended without committing what it wrote, and it was rolled back: "
+            f"{request} ended without committing what it wrote, and it was rolled back: "
             "await session.commit() in the handler",
             UncommittedChangesWarning,
             filename=code.co_filename if code else __file__,

@@ -1,15 +1,17 @@
-"""Answers that failed on the way: whoever reads them must not take them for complete ones."""
+"""Answers inside of a service's own middleware: begun after the session's end, never cut unseen."""
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .request import RequestRecord
 
-class BrokenAnswerMiddleware:
-    """Notes that an answer failed after it had begun.
 
-    A `BaseHTTPMiddleware` around it ends such an answer as if it were complete, and raises after
-    that: half of an export would look like the whole.
+class AnswerMiddleware:
+    """Closes the session before an answer begins, and notes an answer that failed after that.
+
+    What is around it may keep an answer for long. A `BaseHTTPMiddleware` ends a failed one as if
+    it were complete, and raises after that: half of an export would look like the whole.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -17,26 +19,39 @@ class BrokenAnswerMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        has_begun = False
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        record: RequestRecord = scope["chassis"]
+        has_begun, failure = False, None
 
-        async def note_start(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
+        async def end_session_and_send(message: Message) -> None:
+            nonlocal has_begun, failure
+            if not has_begun:
+                try:
+                    await record.close_session(failed=message.get("status", 200) >= 400)
+                except Exception as error:
+                    failure = error
+                    raise
+                has_begun = True
             await send(message)
 
         try:
-            await self.app(scope, receive, note_start)
+            await self.app(scope, receive, end_session_and_send)
         except Exception:
-            if scope["type"] == "http":
-                scope["chassis"].is_broken = has_begun
+            record.is_broken = has_begun
+            await record.close_session(failed=True)
+            if failure is not None:
+                # Starlette hides it in another error, as if the answer had begun.
+                raise failure from None
             raise
 
 
-INNERMOST = Middleware(BrokenAnswerMiddleware)
+INNERMOST = Middleware(AnswerMiddleware)
 
 
 def watch_answers(app: Starlette) -> None:
-    """Note broken answers inside of an application's own middleware, if it has any."""
+    """Watch answers inside of an application's own middleware, if it has any."""
     added = app.user_middleware
     if added and added[-1] is not INNERMOST:
         added.append(INNERMOST)

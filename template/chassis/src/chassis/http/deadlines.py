@@ -3,7 +3,7 @@
 import asyncio
 from time import perf_counter
 
-from .request import RequestContext
+from .request import RequestRecord
 
 
 class Deadlines:
@@ -12,11 +12,11 @@ class Deadlines:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         # In the order of their deadlines.
-        self._running: dict[RequestContext, asyncio.Task[object]] = {}
+        self._running: dict[RequestRecord, asyncio.Task[object]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def add(self, request: RequestContext) -> None:
+    def add(self, request: RequestRecord) -> None:
         """Begin to watch a request, in its own task."""
         task = asyncio.current_task()
         assert task is not None
@@ -25,7 +25,7 @@ class Deadlines:
             self._loop = task.get_loop()
             self._timer = self._loop.call_later(self._seconds, self._look)
 
-    def remove(self, request: RequestContext) -> None:
+    def remove(self, request: RequestRecord) -> None:
         """Let a request take its time from here on."""
         self._running.pop(request, None)
 

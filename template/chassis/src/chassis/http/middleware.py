@@ -1,26 +1,25 @@
 """What surrounds every request, as one ASGI middleware: each part costs a microsecond or two."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..db.statements import current_stats
 from ..observe.logs import log_access
 from ..settings import ChassisSettings
+from .cancellation import answer_cancelled
 from .deadlines import Deadlines
-from .problems import problem_response
-from .request import RequestContext
+from .problems import BUG, CLOSE, answer_database_error, problem_response
+from .request import RequestRecord
 
 if TYPE_CHECKING:
     from ..observe.metrics import Metrics
-
-logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -31,7 +30,6 @@ SECURITY_HEADERS: Headers = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]
-CLOSE = {"Connection": "close"}
 # The client or the server went away before there was an answer; the number is nginx's.
 NO_ANSWER = 499
 # How long the rest of a body is read after the answer.
@@ -72,14 +70,11 @@ class RequestMiddleware:
         self._names = {name for name, _ in self._secure_headers}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve a request; what is not HTTP is passed on."""
+        """Serve a request; what is neither HTTP nor a websocket is passed on."""
         if scope["type"] == "http":
             return self._serve(scope, receive, send)
         if scope["type"] == "websocket":
-            scope["chassis"] = RequestContext(scope, self.id_header)
-            headers = _first(scope)
-            if _is_ambiguous(scope, headers) or not self._is_host_allowed(scope, headers):
-                return send({"type": "websocket.close", "code": 1008})
+            return self._serve_websocket(scope, receive, send)
         return self.app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,193 +82,176 @@ class RequestMiddleware:
             # The server keeps the body to itself, by the scope that it has.
             scope = {**scope, "method": "GET"}
         headers = _first(scope)
-        length = headers.get(b"content-length", b"0")
-        has_body = length != b"0" or b"transfer-encoding" in headers
-        exchange = Exchange(self, scope, receive, send, has_body=has_body)
-        scope["chassis"] = exchange
-        self._identify(exchange, headers)
+        record = self._begin_record(scope, headers)
+        answer = partial(self._send, record, receive, send)
+        try:
+            refusal = self._check_headers(scope, headers)
+            if refusal is None:
+                await self.app(scope, partial(self._receive, record, receive), answer)
+            else:
+                await refusal(scope, receive, answer)
+        except asyncio.CancelledError:
+            await answer_cancelled(record, receive, answer)
+        except Exception as error:
+            if record.status or not await self._answer_refused(record, error, receive, answer):
+                raise
+        finally:
+            await self._end_record(record)
+        # It refers to the scope: a circle, which only the garbage collector would end.
+        del scope["chassis"]
+
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record = scope["chassis"] = RequestRecord(scope, self.id_header)
+        headers = _first(scope)
+        if _is_ambiguous(scope, headers) or not self._is_host_allowed(scope, headers):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        failed = True
+        try:
+            await self.app(scope, receive, send)
+            failed = False
+        finally:
+            await record.close_session(failed=failed)
+        del scope["chassis"]
+
+    def _begin_record(self, scope: Scope, headers: dict[bytes, bytes]) -> RequestRecord:
+        record = scope["chassis"] = RequestRecord(scope, self.id_header, self._trace)
+        if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+            record.has_whole_body = False
+        if self._makes_id:
+            record.accept_id(headers.get(self._id_header) if self._trusts_id else None)
+        if self._trace is None and b"traceparent" in headers:
+            record.accept_traceparent(headers[b"traceparent"])
         # Not reset: what is raised here is logged by the server, with the request's id.
-        current_stats.set(exchange)
+        current_stats.set(record)
         if self._metrics is not None:
             self._metrics.in_flight += 1
         if self._deadlines is not None:
-            self._deadlines.add(exchange)
-        try:
-            if _is_ambiguous(scope, headers):
-                await exchange.refuse(400, "A request has one Host header.", CLOSE)
-            elif not self._is_host_allowed(scope, headers):
-                await exchange.refuse(400, "This host is not served here.")
-            elif self._is_too_large(headers):
-                await exchange.refuse(413, self._limit, CLOSE)
-            else:
-                await self.app(scope, exchange.receive, exchange.send)
-        except asyncio.CancelledError:
-            if not exchange.is_late:
-                await exchange.cut_off()
-                raise
-            await exchange.refuse_late()
-        finally:
-            exchange.finish()
-            self._forget(exchange)
-            # It refers to the scope: a circle, which only the garbage collector would end.
-            del scope["chassis"]
+            self._deadlines.add(record)
+        return record
 
-    def _identify(self, exchange: "Exchange", headers: dict[bytes, bytes]) -> None:
-        if self._makes_id:
-            exchange.accept_id(headers.get(self._id_header) if self._trusts_id else None)
-        if self._trace is not None:
-            exchange.traceparent = self._trace()
-        elif b"traceparent" in headers:
-            exchange.accept_traceparent(headers[b"traceparent"])
+    async def _end_record(self, record: RequestRecord) -> None:
+        """End what an answer ends, if there was none or it was not complete."""
+        try:
+            if record.managed_session is not None:
+                await record.close_session(failed=True)
+        finally:
+            self._finish(record)
+            if self._metrics is not None:
+                self._metrics.in_flight -= 1
+            if self._deadlines is not None:
+                self._deadlines.remove(record)
+            if record.is_late and (task := asyncio.current_task()) is not None:
+                task.uncancel()
+
+    def _check_headers(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
+        """Return the answer to a request that is refused for its headers."""
+        if _is_ambiguous(scope, headers):
+            return problem_response(400, "A request has one Host header.", headers=CLOSE)
+        if not self._is_host_allowed(scope, headers):
+            return problem_response(400, "This host is not served here.")
+        length = headers.get(b"content-length")
+        if length is not None and length.isdigit() and int(length) > self._max_body > 0:
+            return problem_response(413, self._limit, headers=CLOSE)
+        return None
 
     def _is_host_allowed(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
         if self._any_host or self._allows(headers.get(b"host", b"")):
             return True
         return scope["path"] in self._never_checked
 
-    def _is_too_large(self, headers: dict[bytes, bytes]) -> bool:
-        length = headers.get(b"content-length")
-        return length is not None and length.isdigit() and int(length) > self._max_body > 0
-
-    def _forget(self, exchange: "Exchange") -> None:
-        if self._metrics is not None:
-            self._metrics.in_flight -= 1
-        if self._deadlines is not None:
-            self._deadlines.remove(exchange)
-        if exchange.is_late and (task := asyncio.current_task()) is not None:
-            task.uncancel()
-
     @property
     def _limit(self) -> str:
         return f"A body may have {self._max_body} bytes."
 
-    def check_size(self, received: int) -> None:
-        """Raise HTTPException when more of a body was received than is allowed."""
-        if received > self._max_body > 0:
-            raise HTTPException(413, self._limit, CLOSE)
-
-    def begin(self, exchange: "Exchange", headers: Headers) -> Headers:
-        """Complete the headers of an answer; once it has begun, it may take its time."""
-        if self._deadlines is not None:
-            self._deadlines.remove(exchange)
-        added = self._secure_headers if exchange.scope["scheme"] == "https" else self._headers
-        if not self._names.isdisjoint(given := {name for name, _ in headers}):
-            added = [header for header in added if header[0] not in given]
-        if exchange.request_id is not None:
-            return [*headers, (self._id_header, exchange.request_id.encode()), *added]
-        return [*headers, *added]
-
-    def end(self, exchange: "Exchange") -> None:
-        """Count and log a request that was answered."""
-        if self._metrics is not None:
-            self._metrics.observe(exchange)
-        if self._log_access:
-            log_access(exchange)
-
-
-class Exchange(RequestContext):
-    """One request and its answer, as they pass."""
-
-    __slots__ = (
-        "_is_finished",
-        "_middleware",
-        "_receive",
-        "_received",
-        "_send",
-        "_waits_for_body",
-        "is_complete",
-    )
-
-    def __init__(
-        self,
-        middleware: RequestMiddleware,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        *,
-        has_body: bool,
-    ) -> None:
-        super().__init__(scope, middleware.id_header)
-        self._middleware = middleware
-        self._receive = receive
-        self._send = send
-        self._received = 0
-        self.is_complete = not has_body
-        self._is_finished = False
-        self._waits_for_body = False
-
-    async def receive(self) -> Message:
+    async def _receive(self, record: RequestRecord, receive: Receive) -> Message:
         """Pass a part of the body on, unless it is too large."""
-        self._waits_for_body = not self.is_complete
-        message = await self._receive()
-        self._waits_for_body = False
+        record.awaits_body = not record.has_whole_body
+        message = await receive()
+        record.awaits_body = False
         if message["type"] == "http.request":
-            self._received += len(message.get("body", b""))
-            self.is_complete = not message.get("more_body", False)
-            self._middleware.check_size(self._received)
+            record.received_bytes += len(message.get("body", b""))
+            record.has_whole_body = not message.get("more_body", False)
+            if record.received_bytes > self._max_body > 0:
+                raise HTTPException(413, self._limit, CLOSE)
         return message
 
-    def send(self, message: Message) -> Awaitable[None]:
+    def _send(
+        self, record: RequestRecord, receive: Receive, send: Send, message: Message
+    ) -> Awaitable[None]:
         """Pass a part of the answer on: its start completed, its end noted."""
         kind = message["type"]
         if kind == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = self._middleware.begin(self, message.get("headers", []))
+            if record.managed_session is not None:
+                return self._end_session_and_send(record, send, message)
+            self._start_answer(record, message)
         elif kind == "http.response.body" and not message.get("more_body", False):
-            if self.is_broken:  # Without an end, the server cuts the connection.
-                return self._send({**message, "more_body": True})
-            self.is_answered = True
-            self.finish()
-            if not self.is_complete and not self.is_late:
-                return self._end_after_body(message)
-        return self._send(message)
+            if record.is_broken:  # Without an end, the server cuts the connection.
+                return send({**message, "more_body": True})
+            record.is_answered = True
+            self._finish(record)
+            if not record.has_whole_body and not record.is_late:
+                return _send_after_body(record, receive, send, message)
+        return send(message)
 
-    async def _end_after_body(self, message: Message) -> None:
-        """Send the end of an answer once the rest of the body is read, and discarded.
+    async def _end_session_and_send(
+        self, record: RequestRecord, send: Send, message: Message
+    ) -> None:
+        await record.close_session(failed=message["status"] >= 400)
+        self._start_answer(record, message)
+        await send(message)
 
-        A connection that is closed while its client still sends is reset, and many clients then
-        never read the answer. One that waits for "100 Continue" sends nothing after an answer.
-        """
-        if b"expect" not in _first(self.scope):
-            await self._send({**message, "more_body": True})
-            message = {"type": "http.response.body"}
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LINGER_SECONDS):
-                    while (await self._receive()).get("more_body", False):
-                        pass
-        await self._send(message)
-
-    async def refuse(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
-        """Answer with a problem, if nothing was answered so far."""
-        if not self.status:
-            response = problem_response(status, detail, headers=headers)
-            await response(self.scope, self._receive, self.send)
-
-    async def refuse_late(self) -> None:
-        """Answer a request that took too long: to arrive, or to be served."""
-        if self._waits_for_body:
-            await self.refuse(408, "The body took too long to arrive.", CLOSE)
+    def _start_answer(self, record: RequestRecord, message: Message) -> None:
+        """Complete the headers of an answer; once it has begun, it may take its time."""
+        record.status = message["status"]
+        if self._deadlines is not None:
+            self._deadlines.remove(record)
+        headers = message.get("headers", [])
+        added = self._secure_headers if record.scope["scheme"] == "https" else self._headers
+        if not self._names.isdisjoint(given := {name for name, _ in headers}):
+            added = [header for header in added if header[0] not in given]
+        if record.request_id is not None:
+            own = (self._id_header, record.request_id.encode())
+            message["headers"] = [*headers, own, *added]
         else:
-            await self.refuse(504, "The request took too long to serve.")
+            message["headers"] = [*headers, *added]
 
-    async def cut_off(self) -> None:
-        """Answer a request that was cancelled, as a server does which is told to stop."""
-        self.is_reported = True
-        if not self.status:
-            logger.warning("%s: 503: cancelled before it was answered", self.name)
-            detail = "The service stopped before the request was served; try again."
-            await self.refuse(503, detail, CLOSE)
-        elif not self.is_answered:
-            logger.warning("%s: cancelled before its answer was complete", self.name)
-        else:
-            logger.warning("%s: cancelled in its background task", self.name)
+    def _finish(self, record: RequestRecord) -> None:
+        """Count and log a request, once its answer is complete or will never be."""
+        if not record.is_finished:
+            record.is_finished = True
+            record.status = record.status or NO_ANSWER
+            if self._metrics is not None:
+                self._metrics.observe(record)
+            if self._log_access:
+                log_access(record)
 
-    def finish(self) -> None:
-        """Note that the answer is complete, or will never be."""
-        if not self._is_finished:
-            self._is_finished = True
-            self.status = self.status or NO_ANSWER
-            self._middleware.end(self)
+    async def _answer_refused(
+        self, record: RequestRecord, error: Exception, receive: Receive, send: Send
+    ) -> bool:
+        """Answer a request whose session could not be ended; return whether that is no bug."""
+        refused = answer_database_error(record, error.__cause__ or error)
+        response = refused or problem_response(500, BUG)
+        await response(record.scope, receive, send)
+        return refused is not None
+
+
+async def _send_after_body(
+    record: RequestRecord, receive: Receive, send: Send, message: Message
+) -> None:
+    """Send the end of an answer once the rest of the body is read, and discarded.
+
+    A connection that is closed while its client still sends is reset, and many clients then
+    never read the answer. One that waits for "100 Continue" sends nothing after an answer.
+    """
+    if b"expect" not in _first(record.scope):
+        await send({**message, "more_body": True})
+        message = {"type": "http.response.body"}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while (await receive()).get("more_body", False):
+                    pass
+    await send(message)
 
 
 def _transport_security(settings: ChassisSettings) -> Headers:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from ..db.sessions import uses_session
+from ..db.request_sessions import plan_routes
 from ..settings import ChassisSettings
 from .problems import MEDIA_TYPE, InvalidInput, Problem
 
@@ -62,8 +62,8 @@ def _statuses(operation: dict[str, Any], settings: ChassisSettings) -> Iterator[
 
 
 def _operations_with_database(app: FastAPI) -> Iterator[tuple[str, str]]:
+    plans = plan_routes(app.routes)
     for route in iter_route_contexts(app.routes):
-        dependant = getattr(route, "dependant", None)
-        if dependant is not None and uses_session(dependant):
+        if route.endpoint in plans:
             for method in route.methods or ():
                 yield route.path_format or "", method.lower()

@@ -37,12 +37,14 @@ from ..db.errors import (
     describe_error,
     find_invalid_value,
 )
-from .request import RequestContext, current_request
+from .request import RequestRecord, current_request
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+# After it, nothing of a request is read.
+CLOSE = {"Connection": "close"}
 
 _SESSION_IS_CLOSED = (
     "it used its session after it had ended with the handler: a stream or a background task opens "
@@ -50,6 +52,8 @@ _SESSION_IS_CLOSED = (
 )
 
 _REGISTERED = frozenset(HTTPStatus)
+
+BUG = "Something went wrong here, not with the request."
 
 _DETAILS = {
     Failure.UNAVAILABLE: (503, "The database can't serve this request now; try again."),
@@ -112,11 +116,13 @@ def add_error_handlers(app: Starlette) -> None:
             app.add_exception_handler(kind, handler)
 
 
-def log_failure(request: RequestContext, error: Exception) -> bool:
+def log_failure(request: RequestRecord, error: Exception) -> bool:
     """Log what a request failed with, once, and return whether its answer was complete before.
 
     A traceback is for bugs: what a database refuses is one line, as is a session that was closed.
     """
+    if request.is_reported:
+        return request.is_answered
     request.is_reported = True
     # Starlette wraps what it could have answered, had the answer not begun.
     cause = error.__cause__ if isinstance(error.__cause__, _DATABASE_ERRORS) else error
@@ -129,6 +135,16 @@ def log_failure(request: RequestContext, error: Exception) -> bool:
     else:
         logger.error("%s failed", request.name, exc_info=error)
     return request.is_answered
+
+
+def answer_database_error(request: RequestRecord, error: BaseException) -> Response | None:
+    """Log and answer what the database refused, in one line; return None for anything else."""
+    failure = classify(error)
+    if failure not in _DETAILS:
+        return None
+    status, detail = _DETAILS[failure]
+    logger.warning("%s: %s: %s", request.name, status, describe_error(error))
+    return problem_response(status, detail)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -155,14 +171,12 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
-    failure = classify(error)
     refused = find_invalid_value(error)
     own = isinstance(refused, TimeZoneError) and not await _was_sent(request, refused.value)
-    if failure not in _DETAILS or own:
+    response = None if own else answer_database_error(request.scope["chassis"], error)
+    if response is None:
         raise error
-    status, detail = _DETAILS[failure]
-    logger.warning("%s: %s: %s", request.scope["chassis"].name, status, describe_error(error))
-    return problem_response(status, detail)
+    return response
 
 
 async def _was_sent(request: Request, value: date | time) -> bool:
@@ -195,7 +209,10 @@ async def _on_bug(request: Request, error: Exception) -> Response:
     request.scope["chassis"].is_broken = False
     if isinstance(error, HTTPException):
         return await _on_http_exception(request, error)
-    return problem_response(500, "Something went wrong here, not with the request.")
+    record: RequestRecord = request.scope["chassis"]
+    if (response := answer_database_error(record, error)) is not None:
+        record.is_reported = True
+    return response or problem_response(500, BUG)
 
 
 async def _on_group(request: Request, error: Exception) -> Response:

@@ -1,15 +1,15 @@
 """The request that is being served: what its log lines, problems and outgoing calls share."""
 
 import re
+from collections.abc import Callable
 from random import Random
 from time import perf_counter
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-from starlette.applications import Starlette
 from starlette.types import Scope
 
-from ..db.statements import StatementStats, current_stats
+from ..db.request_sessions import SessionOwner
+from ..db.statements import current_stats
 
 # Stands for every path that leads nowhere: what was asked for may hold anything.
 NO_ROUTE = "(no route)"
@@ -22,43 +22,52 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _random_bits = Random().getrandbits
 
 
-class RequestContext(StatementStats):
-    """One request: its ids, what it asked of databases so far, and how it was answered.
+class RequestRecord(SessionOwner):
+    """One request: its ids, its use of the database, and how far its answer is.
 
     `scope["chassis"]`: the only key that the chassis puts there. It names the service's own
     application, which `scope["app"]` does not inside of a mounted one.
     """
 
     __slots__ = (
-        "app",
+        "_read_trace",
+        "_traceparent",
+        "awaits_body",
+        "has_whole_body",
         "id_header",
         "is_answered",
         "is_broken",
+        "is_finished",
         "is_late",
         "is_reported",
+        "received_bytes",
         "request_id",
-        "scope",
-        "session",
         "started",
         "status",
-        "traceparent",
     )
 
-    def __init__(self, scope: Scope, id_header: str) -> None:
-        self.count = 0
-        self.seconds = 0.0
-        self.scope = scope
-        self.app: Starlette = scope["app"]
-        self.session: AsyncSession | None = None
+    def __init__(
+        self, scope: Scope, id_header: str, read_trace: Callable[[], str | None] | None = None
+    ) -> None:
+        super().__init__(scope)
         self.id_header = id_header
+        self.request_id: str | None = None
+        self._read_trace = read_trace
+        self._traceparent: str | None = None
         self.started = perf_counter()
+        # Of the body that is received.
+        self.received_bytes = 0
+        self.has_whole_body = True
+        self.awaits_body = False
+        # Of the answer: the status once it has begun, then whether all of it was passed on, or
+        # can't be, and whether metrics and the access log know.
         self.status = 0
         self.is_answered = False
         self.is_broken = False
+        self.is_finished = False
+        # What went wrong: it took too long; its error was logged.
         self.is_late = False
         self.is_reported = False
-        self.request_id: str | None = None
-        self.traceparent: str | None = None
 
     @property
     def route(self) -> str | None:
@@ -81,27 +90,34 @@ class RequestContext(StatementStats):
         return f"{self.scope.get('method', 'WEBSOCKET')} {self.route or NO_ROUTE}"
 
     @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context: the one that was sent, or of the span that FastAPI began since."""
+        if self._traceparent is None and self._read_trace is not None:
+            self._traceparent = self._read_trace()
+        return self._traceparent
+
+    @property
     def trace_id(self) -> str | None:
         """The trace that the request is part of."""
         return self.traceparent[3:35] if self.traceparent else None
 
     def accept_id(self, sent: bytes | None) -> None:
-        """Take the id that was sent where it is well-formed, else make one."""
+        """Take the id that was sent if it is well-formed, else make one."""
         if sent is not None and _ID.fullmatch(sent):
             self.request_id = sent.decode()
         else:
             self.request_id = f"{_random_bits(128):032x}"
 
     def accept_traceparent(self, sent: bytes) -> None:
-        """Take the W3C trace context that was sent, where it is well-formed."""
+        """Take the W3C trace context that was sent, if it is well-formed."""
         if _TRACEPARENT.fullmatch(sent):
-            self.traceparent = sent.decode()
+            self._traceparent = sent.decode()
 
 
-def current_request() -> RequestContext | None:
+def current_request() -> RequestRecord | None:
     """Return the request that is being served here, if any."""
     current = current_stats.get()
-    return current if isinstance(current, RequestContext) else None
+    return current if isinstance(current, RequestRecord) else None
 
 
 def outgoing_headers() -> dict[str, str]:

@@ -29,7 +29,7 @@ from starlette.responses import Response
 from ..db.pool import Pool
 from ..db.sessions import Sessions
 from ..db.statements import PROCESS_STATS
-from ..http.request import NO_ROUTE, RequestContext
+from ..http.request import NO_ROUTE, RequestRecord
 from ..settings import ChassisSettings
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Metrics:
         self._counter = lru_cache(4096)(self._requests.labels)
         self._histogram = lru_cache(4096)(self._durations.labels)
 
-    def observe(self, request: RequestContext) -> None:
+    def observe(self, request: RequestRecord) -> None:
         """Count a request that was answered."""
         method, route = request.scope["method"], request.route or NO_ROUTE
         if method not in _METHODS:

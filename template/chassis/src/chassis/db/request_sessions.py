@@ -1,0 +1,112 @@
+"""The one session of a request: planned at the start, closed before the answer."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import Depends
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute
+from starlette.types import Scope
+
+from .route_dependencies import Dependency, find_dependencies, iter_routes
+from .session_guards import warn_of_uncommitted_changes
+from .sessions import ManagedSession, SessionPlan, Sessions
+from .statements import StatementStats
+
+Endpoint = Callable[..., Any]
+
+
+class SessionPlanError(Exception):
+    """A route whose session can't be planned, and what to change in it."""
+
+
+class SessionOwner(StatementStats):
+    """What a request has of the database: its statements, and its one session."""
+
+    __slots__ = ("app", "managed_session", "scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.scope = scope
+        self.app: Starlette = scope["app"]
+        self.managed_session: ManagedSession | None = None
+
+    def open_session(self, endpoint: Endpoint, *, writes: bool) -> AsyncSession:
+        """Return the request's session; whoever asks again gets the same."""
+        if self.managed_session is None:
+            sessions: Sessions = self.app.state.sessions
+            plan = sessions.plans.get(endpoint) or self._plan_late(sessions, endpoint)
+            factory = sessions.write if writes or plan.writes else sessions.read
+            self.managed_session = ManagedSession(factory)
+        return self.managed_session.session
+
+    async def close_session(self, *, failed: bool) -> None:
+        """Roll back what was not committed, with a warning unless it failed, and close."""
+        managed, self.managed_session = self.managed_session, None
+        if managed is not None:
+            try:
+                if not failed and managed.session.in_transaction():
+                    warn_of_uncommitted_changes(
+                        managed.session, self.name, self.scope.get("endpoint")
+                    )
+            finally:
+                await managed.close(failed=failed)
+
+    def _plan_late(self, sessions: Sessions, endpoint: Endpoint) -> SessionPlan:
+        """Plan all routes again: one was added after the start."""
+        sessions.plans.update(plan_routes(self.app.routes))
+        return sessions.plans.setdefault(endpoint, SessionPlan(writes=False))
+
+
+async def get_db_session(connection: HTTPConnection) -> AsyncSession:
+    """Return the request's write session. The handler commits."""
+    owner: SessionOwner = connection.scope["chassis"]
+    return owner.open_session(connection.scope["endpoint"], writes=True)
+
+
+async def get_db_read_session(connection: HTTPConnection) -> AsyncSession:
+    """Return the request's read session; in a route that also writes, its write session."""
+    owner: SessionOwner = connection.scope["chassis"]
+    return owner.open_session(connection.scope["endpoint"], writes=False)
+
+
+# The scope makes FastAPI refuse a dependency whose code after its `yield` would use it too late.
+DbSession = Annotated[AsyncSession, Depends(get_db_session, scope="function")]
+DbReadSession = Annotated[AsyncSession, Depends(get_db_read_session, scope="function")]
+
+
+def plan_routes(routes: Sequence[BaseRoute]) -> dict[Endpoint, SessionPlan]:
+    """Return the plan of each function of a route that uses a session.
+
+    Raise SessionPlanError for a route that can't be served with one session, closed in time.
+    """
+    plans: dict[Endpoint, SessionPlan] = {}
+    for context in iter_routes(routes):
+        needs = [each for each in find_dependencies(context) if each.call in _OPENERS]
+        if needs and context.endpoint is not None:
+            _check_route(context.path, context.endpoint, needs)
+            writes = any(each.call is get_db_session for each in needs)
+            known = plans.get(context.endpoint)
+            plans[context.endpoint] = SessionPlan(writes or (known is not None and known.writes))
+    return plans
+
+
+_OPENERS = (get_db_session, get_db_read_session)
+
+
+def _check_route(path: str | None, endpoint: Endpoint, needs: list[Dependency]) -> None:
+    if getattr(endpoint, "__hash__", None) is None:
+        raise SessionPlanError(
+            f"the handler of {path} has no hash, so that its session can't be planned: make it a "
+            "function"
+        )
+    for parent in (each.parent for each in needs):
+        if parent is not None and parent.ends_with_request:
+            name = getattr(parent.call, "__name__", parent.call)
+            raise SessionPlanError(
+                f"{name}, a dependency of {path}, would go on after its `yield` when the response "
+                f'was sent and its session is closed: say Depends({name}, scope="function")'
+            )
