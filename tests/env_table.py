@@ -230,6 +230,28 @@ SHAPES = (
         f"{URL}\nAPP_GREETNG=a",
         warns="APP_GREETNG in .env is not a setting of this service and is ignored; did you mean",
     ),
+    refused(
+        "another name of the URL",
+        "APP_DB_URL=postgresql://app:pa55@db/shop",
+        "APP_DB_URL in .env is not read, and nothing else names a database: name it APP_DATABASE_U",
+    ),
+    refused(
+        "a file with the URL, as Docker's images have it",
+        "",
+        "DATABASE_URL_FILE is not read, and nothing else names a database: put its value into",
+        DATABASE_URL_FILE="/run/secrets/url",
+    ),
+    refused(
+        "a password's file without a backend",
+        "APP_DATABASE_POSTGRES_PASSWORD_FILE=/run/secrets/password",
+        "APP_DATABASE_POSTGRES_PASSWORD_FILE is not read without APP_DATABASE_BACKEND=postgres",
+    ),
+    Shape(
+        "a file with the URL, beside the URL",
+        URL,
+        {"APP_DATABASE_URL_FILE": "/run/secrets/url"},
+        warns="put its value into a file named app_database_url",
+    ),
     # The environment
     Shape(
         "the fields, each with a line break at its end",

@@ -13,6 +13,7 @@ from chassis import ChassisSettings
 from chassis.commands.variables import explain
 from chassis.db import create_database_engine, create_read_engine
 from chassis.db.address.secrets import read_azure_key_vault, read_gcp_secret_manager
+from chassis.db.address.sources import storable_variables
 from chassis.db.engines import create_probe_engine
 from chassis.db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from chassis.db.migrations.connect import wait_for_database
@@ -33,6 +34,7 @@ from .stores import Token, azure_vault, gcp_client
 
 PROVIDER = f"{passwords.__name__}:from_file"
 MARKED = "s3cret"
+WANTED = storable_variables(ChassisSettings)
 Engines = Callable[[ChassisSettings], AsyncEngine]
 
 
@@ -302,6 +304,15 @@ def test_a_secret_may_have_a_key_for_each_variable(
 
 
 @pytest.mark.usefixtures("aws")
+def test_a_store_holds_no_variable_that_platforms_set(read_settings: ReadSettings) -> None:
+    keep("billing", json.dumps({"DATABASE_URL": "postgres://other/other", "PORT": 9000}))
+    settings = read_settings(APP_SECRETS_SOURCE="aws-secrets-manager:billing")
+
+    assert settings.database_target.backend == "sqlite"
+    assert settings.server_port == 8000
+
+
+@pytest.mark.usefixtures("aws")
 def test_a_variable_beats_the_store(plain_server: Cluster, read_settings: ReadSettings) -> None:
     keep("billing", rds_secret(plain_server))
     settings = read_settings(
@@ -374,9 +385,9 @@ def test_a_store_that_can_not_be_read_is_an_error_and_never_a_default(
 
 def test_gcp_has_a_secret_for_each_variable() -> None:
     with gcp_client({"APP_DATABASE_URL": "postgres://h/app", "OTHER": "x"}) as client:
-        values = read_gcp_secret_manager(ChassisSettings, "billing", client)
+        texts = read_gcp_secret_manager("billing", WANTED, client)
 
-    assert values == {"database_url": "postgres://h/app"}
+    assert texts == {"APP_DATABASE_URL": "postgres://h/app"}
 
 
 def test_a_gcp_secret_that_may_not_be_read_is_an_error() -> None:
@@ -384,7 +395,7 @@ def test_a_gcp_secret_that_may_not_be_read_is_an_error() -> None:
         gcp_client({"APP_DATABASE_POSTGRES_PASSWORD": None}) as client,
         pytest.raises(SettingsError, match="APP_DATABASE_POSTGRES_PASSWORD is there"),
     ):
-        read_gcp_secret_manager(ChassisSettings, "billing", client)
+        read_gcp_secret_manager("billing", WANTED, client)
 
 
 def test_azure_has_a_secret_for_each_variable_with_hyphens(
@@ -393,9 +404,9 @@ def test_azure_has_a_secret_for_each_variable_with_hyphens(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates.certificate("ca")))
     secrets = {"APP-DATABASE-URL": "postgres://h/app", "other": "x"}
     with azure_vault(secrets, certificates) as url:
-        values = read_azure_key_vault(ChassisSettings, url, Token())
+        texts = read_azure_key_vault(url, WANTED, Token())
 
-    assert values == {"database_url": "postgres://h/app"}
+    assert texts == {"APP_DATABASE_URL": "postgres://h/app"}
 
 
 def test_no_output_of_a_failure_has_the_password(

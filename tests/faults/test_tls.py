@@ -3,10 +3,11 @@
 import asyncio
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from chassis.db import create_database_engine
-from chassis.db.address.tls import SSL_MODES
+from chassis.db.address.parameters import SSLMode
 from chassis.db.errors import DatabaseSettingsError, DatabaseUnavailableError
 
 from tests.postgres import PASSWORD, USER
@@ -16,6 +17,7 @@ from .conftest import ReadSettings
 from .logins import Login, Outcome, outcomes
 from .servers import OTHER_HOST, Cluster
 
+SSL_MODES = get_args(SSLMode)
 NAMED = "localhost"
 AUTHORITIES = (None, "ca", "stranger")
 FAILS = DatabaseUnavailableError
@@ -68,7 +70,8 @@ def one_outcome(found: dict[str, Outcome]) -> Outcome:
 
 @pytest.mark.parametrize("by", ["url", "fields"])
 @pytest.mark.parametrize(
-    ("mode", "host", "authority"), list(product(SSL_MODES, (NAMED, OTHER_HOST), AUTHORITIES))
+    ("mode", "host", "authority"),
+    list(product(SSL_MODES, (NAMED, OTHER_HOST), AUTHORITIES)),
 )
 def test_mode_host_and_authority_decide_the_same_on_both_drivers(
     tls_server: Cluster,

@@ -63,6 +63,19 @@ def test_wrong_settings_are_one_message(command: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("command", ["serve", "dev", "migrate", "doctor"])
+@pytest.mark.parametrize("name", ["APP_DATABASE_URL_FILE", "DATABASE_URL_FILE", "APP_DB_URL"])
+def test_a_near_miss_of_the_database_is_an_error_and_never_sqlite(
+    name: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, MARKED)
+    result = invoke(command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"Error: {name} is not read, and nothing else names a database: " in result.stderr
+    assert MARKED not in result.output
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize("command", ["serve", "dev", "migrate", "doctor"])
 def test_a_wrong_line_in_dotenv_is_one_message_before_anything_opens(command: str) -> None:
     Path(".env").write_text(f"APP_LOG_LEVEL=INFO\nAPP_DATABASE_URL: {MARKED}\n")
     result = invoke(command)

@@ -5,27 +5,77 @@ import re
 from ipaddress import IPv6Address, ip_network
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
-from .db.address.settings import DatabaseSettings, Seconds
+from .db.address.settings import CAPITALS, DatabaseSettings, Seconds
 
 
 def _split(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
-def _is_ipv6(text: str) -> bool:
+def _check_listening_host(host: str) -> str:
+    if re.fullmatch(r"[\w.-]+", host):
+        return host
     try:
-        IPv6Address(text)
+        IPv6Address(host)
     except ValueError:
-        return False
-    return True
+        raise ValueError(
+            "must be an address or a name, without a port, and an IPv6 address without "
+            "brackets, such as 0.0.0.0 or ::"
+        ) from None
+    return host
 
+
+def _check_allowed_host(host: str) -> str:
+    if not re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[[0-9a-f:.]+\]", host.lower(), re.ASCII):
+        raise ValueError(
+            "must be hosts with commas between, each without a scheme, a port and a path, "
+            "such as app.example.com or *.example.com; or * alone"
+        )
+    return host.lower()
+
+
+def _check_origin(origin: str) -> str:
+    if origin != "*" and not re.fullmatch(r"https?://[^\s/*?#@]+", origin):
+        raise ValueError(
+            "must be origins with commas between, each a scheme and a host without a path, "
+            "such as https://app.example.com; or * alone"
+        )
+    return origin
+
+
+def _check_proxies(value: str) -> str:
+    try:
+        for network in value.split(",") if value != "*" else ():
+            ip_network(network.strip())
+    except ValueError:
+        raise ValueError(
+            "must be addresses or networks with commas between, such as 10.0.0.0/8,::1; "
+            "or * alone, which trusts everyone"
+        ) from None
+    return value
+
+
+def _check_root_path(path: str) -> str:
+    if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
+        raise ValueError("must begin with / and not end with it, such as /orders")
+    return path
+
+
+# Written with commas between: a.example.com,b.example.com
+_Separated = (NoDecode, BeforeValidator(_split))
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-# Written with commas between: a.example.com,b.example.com
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+ListeningHost = Annotated[str, AfterValidator(_check_listening_host)]
+RootPath = Annotated[str, AfterValidator(_check_root_path)]
+Proxies = Annotated[str, AfterValidator(_check_proxies)]
+Names = Annotated[tuple[str, ...], *_Separated]
+AllowedHosts = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_allowed_host)], ...], *_Separated
+]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], *_Separated]
 
 # Migrations read DatabaseSettings and not the service's class: a service that changed one of these
 # would migrate another database than the one it uses.
@@ -44,7 +94,7 @@ class ChassisSettings(DatabaseSettings):
         "server_platform_port": "PORT",
     }
 
-    server_host: str = "127.0.0.1"
+    server_host: ListeningHost = "127.0.0.1"
     server_platform_port: Annotated[int | None, Field(ge=1, le=65535)] = None
     server_port: Port = Field(default_factory=lambda data: data["server_platform_port"] or 8000)
     server_workers: Annotated[int, Field(ge=1)] = 1
@@ -54,12 +104,12 @@ class ChassisSettings(DatabaseSettings):
     server_graceful_timeout_seconds: Annotated[int, Field(ge=0)] = 20
     server_header_timeout_seconds: Seconds = 15
     server_max_connections: Annotated[int, Field(ge=1)] = 10_000
-    server_trusted_proxies: str = "127.0.0.1"
+    server_trusted_proxies: Proxies = "127.0.0.1"
     # Where a proxy serves this service and takes the prefix off: /orders
-    server_root_path: str = ""
+    server_root_path: RootPath = ""
 
-    http_allowed_hosts: Names = ("*",)
-    http_cors_origins: Names = ()
+    http_allowed_hosts: AllowedHosts = ("*",)
+    http_cors_origins: Origins = ()
     http_cors_methods: Names = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     http_cors_headers: Names = ("Authorization", "Content-Type", "X-Request-ID", "traceparent")
     http_cors_credentials: bool = False
@@ -73,40 +123,14 @@ class ChassisSettings(DatabaseSettings):
 
     log_access: bool = True
     log_format: Literal["auto", "json", "text"] = "auto"
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], CAPITALS] = (
+        "INFO"
+    )
     metrics_enabled: bool = False
     metrics_path: Annotated[str, Field(pattern=r"^/[\w/.-]+$")] = "/metrics"
     metrics_port: Port | None = None
     tracing_enabled: bool = False
     docs_enabled: bool = True
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _in_capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("http_allowed_hosts")
-    @classmethod
-    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        hosts = tuple(host.lower() for host in hosts)
-        for host in hosts:
-            if not re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[[0-9a-f:.]+\]", host, re.ASCII):
-                raise ValueError(
-                    "must be hosts with commas between, each without a scheme, a port and a path, "
-                    "such as app.example.com or *.example.com; or * alone"
-                )
-        return hosts
-
-    @field_validator("http_cors_origins")
-    @classmethod
-    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if origin != "*" and not re.fullmatch(r"https?://[^\s/*?#@]+", origin):
-                raise ValueError(
-                    "must be origins with commas between, each a scheme and a host without a path, "
-                    "such as https://app.example.com; or * alone"
-                )
-        return origins
 
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
@@ -117,38 +141,6 @@ class ChassisSettings(DatabaseSettings):
                 "be named; replace the * in APP_HTTP_CORS_ORIGINS, _METHODS or _HEADERS"
             )
         return self
-
-    @field_validator("server_host")
-    @classmethod
-    def _check_host(cls, value: str) -> str:
-        if not (re.fullmatch(r"[\w.-]+", value) or _is_ipv6(value)):
-            raise ValueError(
-                "must be an address or a name, without a port, and an IPv6 address without "
-                "brackets, such as 0.0.0.0 or ::"
-            )
-        return value
-
-    @field_validator("server_root_path")
-    @classmethod
-    def _check_root_path(cls, path: str) -> str:
-        if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
-            raise ValueError("must begin with / and not end with it, such as /orders")
-        return path
-
-    @field_validator("server_trusted_proxies")
-    @classmethod
-    def _check_proxies(cls, value: str) -> str:
-        if value == "*":
-            return value
-        try:
-            for address in value.split(","):
-                ip_network(address.strip())
-        except ValueError:
-            raise ValueError(
-                "must be addresses or networks with commas between, such as 10.0.0.0/8,::1; "
-                "or * alone, which trusts everyone"
-            ) from None
-        return value
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:

@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from ..db.address.settings import DatabaseSettings
+from ..db.address.urls import BackendName
 from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
-from .migrate import BackendName, check_service, migrate_service
+from .migrate import check_service, migrate_service
 from .variables import explain, find_warnings
 
 logger = logging.getLogger(__name__)

@@ -4,18 +4,17 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from ..db.address.settings import DatabaseSettings
+from ..db.address.urls import BackendName
 
 if TYPE_CHECKING:
     from ..db.migrations.scratch import StartServer
 
 logger = logging.getLogger(__name__)
-
-BackendName = Literal["sqlite", "postgres"]
 
 
 def migrate_service(package: str, settings: DatabaseSettings, *, wait: bool) -> None:

@@ -3,24 +3,26 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from ..db.address.dotenv import read_dotenv
+from ..db.address.near_misses import suggest
+from ..db.address.quotes import is_quoted
+from ..db.address.service_links import is_service_link, linked_services
 from ..db.address.settings import DatabaseSettings
 from ..db.address.sources import (
-    is_quoted,
+    Texts,
     is_secret,
-    is_service_link,
-    linked_services,
+    known_variables,
     prefix_of,
     read_dotenv_texts,
     read_environment,
     read_secret_files,
+    storable_variables,
     variables_of,
 )
 
@@ -39,25 +41,27 @@ _PHRASES = {
 def explain(error: ValidationError | SettingsError, settings: SettingsClass) -> str:
     """Return which variables are wrong and how to set them right; never what they hold."""
     if isinstance(error, SettingsError):
-        return _undecoded(error, settings)
-    found = error.errors(include_url=False, include_input=False)
-    # Follows from another error, which is listed as well.
-    every = [one for one in found if one["type"] != "default_factory_not_called"]
-    lines = [_line(one, settings) for one in every]
-    return "\n  ".join(["the settings are not valid", *lines])
+        return _explain_source(error, settings)
+    lines = [
+        _explain_value(found, settings)
+        for found in error.errors(include_url=False, include_input=False)
+        # It follows from another error, which is listed as well.
+        if found["type"] != "default_factory_not_called"
+    ]
+    return "\n  ".join(["the settings are not valid", *dict.fromkeys(lines)])
 
 
 def find_warnings(settings: SettingsClass) -> Iterator[str]:
     """Yield a warning for each variable that is not read as it seems to be; never its value.
 
-    Raises SettingsError if `.env` can't be read.
+    Raise SettingsError if `.env` can't be read.
     """
-    environment = read_environment(settings)
+    environment, dotenv = read_environment(settings), read_dotenv_texts(settings)
     found = [
-        *_service_warnings(),
-        *_dotenv_warnings(settings),
-        *_quote_warnings(settings, environment),
-        *_unread_warnings(settings, environment),
+        *_find_service_links(),
+        *_find_misread_lines(settings),
+        *_find_quoted_secrets(settings, environment),
+        *_find_unread(settings, environment, dotenv),
     ]
     yield from found[:MOST_WARNINGS]
     if len(found) > MOST_WARNINGS:
@@ -79,18 +83,19 @@ def source_of(settings: DatabaseSettings, field: str) -> str:
     return settings.secrets_source or "code"
 
 
-def _service_warnings() -> Iterator[str]:
+def _find_service_links() -> Iterator[str]:
     for start in sorted(linked_services()):
         if f"{start}_".startswith("APP_"):
-            one = "PORT" if is_service_link(f"{start}_PORT") else "SERVICE_HOST"
+            example = "PORT" if is_service_link(f"{start}_PORT") else "SERVICE_HOST"
             yield (
-                f"{start}_{one} and others that Kubernetes sets for the Service "
+                f"{start}_{example} and others that Kubernetes sets for the Service "
                 f"{start.lower().replace('_', '-')} are ignored; put enableServiceLinks: false "
                 "into the Pod's spec"
             )
 
 
-def _dotenv_warnings(settings: SettingsClass) -> Iterator[str]:
+def _find_misread_lines(settings: SettingsClass) -> Iterator[str]:
+    """Yield a warning for each name in `.env` that is set twice, or read from elsewhere only."""
     lines = Counter(one.name.upper() for one in read_dotenv())
     for name, times in lines.items():
         if times > 1 and name.startswith(prefix_of(settings)):
@@ -101,45 +106,45 @@ def _dotenv_warnings(settings: SettingsClass) -> Iterator[str]:
             yield f"{name} in .env is not read; name it {ours}"
 
 
-def _quote_warnings(settings: SettingsClass, environment: Mapping[str, str]) -> Iterator[str]:
+def _find_quoted_secrets(settings: SettingsClass, environment: Texts) -> Iterator[str]:
     for field in settings.model_fields:
         for name in variables_of(settings, field):
             if is_secret(settings, field) and is_quoted(environment.get(name, "")):
                 yield f"{name} has quotation marks around it; remove them if they are no part of it"
 
 
-def _unread_warnings(settings: SettingsClass, environment: Mapping[str, str]) -> Iterator[str]:
-    known = {name for field in settings.model_fields for name in variables_of(settings, field)}
+def _find_unread(settings: SettingsClass, environment: Texts, dotenv: Texts) -> Iterator[str]:
+    known, storable = known_variables(settings), storable_variables(settings)
     linked = tuple(f"{start}_{end}" for start in linked_services() for end in ("PORT", "SERVICE_"))
     given = {name for name in environment if not name.startswith(linked)}
-    names = given | read_dotenv_texts(settings).keys()
-    ours = sorted(name for name in names if name.startswith(prefix_of(settings)))
+    starts = (
+        prefix_of(settings),
+        *(f"{name}_FILE" for name in settings.platform_variables.values()),
+    )
+    ours = sorted(name for name in given | dotenv.keys() if name.startswith(starts))
     nested = settings.model_config.get("env_nested_delimiter")
     unread = (name for name in ours if known.isdisjoint({name, name.split(nested)[0]}))
     for count, name in enumerate(unread):
-        near = get_close_matches(name, sorted(known), n=1) if count < MOST_WARNINGS else []
-        hint = f"; did you mean {near[0]}?" if near else ""
+        advice = suggest(name, storable) if count < MOST_WARNINGS else None
         place = "" if name in given else " in .env"
+        hint = f"; {advice}" if advice else ""
         yield f"{name}{place} is not a setting of this service and is ignored{hint}"
 
 
-def _line(found: Any, settings: SettingsClass) -> str:
-    if not found["loc"]:
-        return _message(found)
-    name = found["loc"][0]
-    is_field = name in settings.model_fields
-    variable = variables_of(settings, name)[0] if is_field else str(name).upper()
-    return f"{variable}: {_message(found)}"
-
-
-def _message(found: Any) -> str:
+def _explain_value(found: Any, settings: SettingsClass) -> str:
+    """Return a line for a wrong value: its variable, and pydantic's words or plainer ones."""
     message: str = found["msg"]
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
-    return _PHRASES.get(found["type"], message)
+    message = _PHRASES.get(found["type"], message)
+    if not found["loc"]:
+        return message
+    name = found["loc"][0]
+    is_field = name in settings.model_fields
+    return f"{variables_of(settings, name)[0] if is_field else str(name).upper()}: {message}"
 
 
-def _undecoded(error: SettingsError, settings: SettingsClass) -> str:
-    """Name the variable of a value that can't be decoded: the library's message has the field."""
+def _explain_source(error: SettingsError, settings: SettingsClass) -> str:
+    """Return a line that names the variable; the library's text of broken JSON has the field."""
     field = re.search(r'field "(\w+)"', str(error))
     if field is None or field[1] not in settings.model_fields:
         return str(error)

@@ -98,9 +98,8 @@ def find_password_source(
     settings: DatabaseSettings, target: DatabaseTarget, host: str, port: int
 ) -> FetchPassword | None:
     """Return what fetches the password for each new connection, or None if it is fixed."""
-    file = settings.database_postgres_password_file
-    if file is not None and target.chosen_by == "APP_DATABASE_BACKEND":
-        return partial(read_password, file)
+    if target.password_file is not None:
+        return partial(read_password, target.password_file)
     provider = settings.database_password_provider
     if provider is None or target.url.password is not None:
         return None

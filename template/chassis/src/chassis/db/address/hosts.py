@@ -14,28 +14,28 @@ ENCODE_ADVICE = "percent-encode special characters in the user name and the pass
 def parse_hosts(
     text: str, variable: str, ports: Sequence[int] = (DEFAULT_PORT,)
 ) -> tuple[Host, ...]:
-    """Read `host`, `host:port`, `[::1]:port`, `/socket/folder`, or several with commas between.
+    """Return the hosts in `host`, `host:port`, `[::1]:port`, `/socket/folder`, or in several.
 
     `ports` are for hosts that name none: one for all of them, or one for each.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    each = _spread(ports, len(names), variable)
+    each = _assign_ports(ports, len(names), variable)
     return tuple(_parse_host(name, variable, port) for name, port in zip(names, each, strict=True))
 
 
 def merge_hosts(stated: str, named: Sequence[str], port: str, variable: str) -> tuple[Host, ...]:
-    """Return a URL's hosts. Those after the ? win, as in libpq: Prisma wants a name before."""
+    """Return a URL's hosts: those after the ? win over those before it, as in libpq."""
     before = parse_hosts(stated, variable)
-    ports = [one for _, one in before] or [DEFAULT_PORT]
+    ports = [given for _, given in before] or [DEFAULT_PORT]
     if port:
-        ports = [parse_port(one, variable, DEFAULT_PORT) for one in port.split(",")]
+        ports = [parse_port(part, variable, DEFAULT_PORT) for part in port.split(",")]
     if any(named):
         return parse_hosts(",".join(named), variable, ports)
     hosts = [host for host, _ in before] or ["localhost"]
-    return tuple(zip(hosts, _spread(ports, len(hosts), variable), strict=True))
+    return tuple(zip(hosts, _assign_ports(ports, len(hosts), variable), strict=True))
 
 
-def _spread(ports: Sequence[int], hosts: int, variable: str) -> Sequence[int]:
+def _assign_ports(ports: Sequence[int], hosts: int, variable: str) -> Sequence[int]:
     if len(ports) not in (1, hosts):
         raise DatabaseSettingsError(f"{variable}: give one port, or as many as there are hosts")
     return ports if len(ports) > 1 else [*ports] * hosts
@@ -60,19 +60,18 @@ def _parse_host(text: str, variable: str, default_port: int) -> Host:
 
 
 def parse_port(text: str, variable: str, default: int) -> int:
-    """Return a port. Raises DatabaseSettingsError for what is none."""
+    """Return a port, or the default for an empty text. Raise DatabaseSettingsError for others."""
     if not text:
         return default
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
         raise DatabaseSettingsError(
-            f"{variable}: the port is not a number from 1 to 65535; where it is right, "
-            f"{ENCODE_ADVICE}"
+            f"{variable}: the port is not a number from 1 to 65535; if it is right, {ENCODE_ADVICE}"
         )
     return int(text)
 
 
-def bracketed(host: str) -> str:
-    """Return a host as it stands before a port."""
+def bracket_ipv6(host: str) -> str:
+    """Return a host as it is written before a port."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -1,23 +1,16 @@
 """Stores of secrets: where APP_SECRETS_SOURCE points to, read as one more source of settings.
 
-The clients are extras of the distribution, imported where a store is named and nowhere else.
+The clients are extras of the distribution, imported if a store is named and never otherwise.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Collection
 from importlib import import_module
 from typing import Any
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    AWSSecretsManagerSettingsSource,
-    AWSSystemsManagerSettingsSource,
-    AzureKeyVaultSettingsSource,
-    BaseSettings,
-    EnvSettingsSource,
-    GoogleSecretManagerSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsError,
-)
+from pydantic_settings import SettingsError
+
+from .sources import SettingsClass, Texts, VariableSource, storable_variables
 
 _VARIABLE = "APP_SECRETS_SOURCE"
 _EXAMPLES = (
@@ -27,107 +20,128 @@ _EXAMPLES = (
     "azure-key-vault:https://NAME.vault.azure.net",
 )
 # The keys of a secret that RDS writes.
-_RDS = {
-    "username": "database_postgres_user",
-    "password": "database_postgres_password",
-    "host": "database_postgres_host",
-    "port": "database_postgres_port",
-    "dbname": "database_postgres_name",
-    "database": "database_postgres_name",
+_RDS_KEYS = {
+    "username": "APP_DATABASE_POSTGRES_USER",
+    "password": "APP_DATABASE_POSTGRES_PASSWORD",
+    "host": "APP_DATABASE_POSTGRES_HOST",
+    "port": "APP_DATABASE_POSTGRES_PORT",
+    "dbname": "APP_DATABASE_POSTGRES_NAME",
+    "database": "APP_DATABASE_POSTGRES_NAME",
 }
 
-Settings = type[BaseSettings]
-Values = dict[str, Any]
 
-
-class SecretStore(PydanticBaseSettingsSource):
+class SecretStore(VariableSource):
     """Read secrets named like the variables from the store that `APP_SECRETS_SOURCE` names.
 
-    Raises SettingsError where it can't be read: a default must not step in for a secret.
+    Raise SettingsError if it can't be read: a default must not step in for a secret.
     """
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return None, field_name, False
+    def __init__(self, settings_cls: SettingsClass) -> None:
+        super().__init__(settings_cls, {})
 
-    def __call__(self) -> Values:
+    def __call__(self) -> dict[str, Any]:
+        """Read the store that the sources before this one name."""
         source = self.current_state.get("secrets_source")
         if not source:
             return {}
-        kind, _, name = str(source).partition(":")
-        if kind not in _STORES or not name:
-            raise SettingsError(f"{_VARIABLE}: is written {' or '.join(_EXAMPLES)}")
-        extra, read = _STORES[kind]
-        try:
-            values = read(self.settings_cls, name)
-        except ImportError:
-            raise SettingsError(
-                f"{_VARIABLE}: {kind} needs the extra service-chassis[{extra}]; "
-                f"uv add 'service-chassis[{extra}]'"
-            ) from None
-        except SettingsError:
-            raise
-        except Exception as error:
-            # The text of a client's error may hold what it read.
-            raise SettingsError(
-                f"{_VARIABLE}: {kind} can't be read ({type(error).__name__}): check the name, the "
-                "region, the credentials of this process, and that they may read it"
-            ) from None
-        values = {
-            name: value.rstrip("\r\n") if isinstance(value, str) else value
-            for name, value in values.items()
-        }
-        if empty := [name for name, value in values.items() if value == ""]:
-            raise SettingsError(f"{_VARIABLE}: APP_{empty[0].upper()} is empty there; remove it")
-        return values
+        self.texts = _read_store(str(source), storable_variables(self.settings_cls))
+        return super().__call__()
 
 
-def read_aws_secrets_manager(settings: Settings, name: str) -> Values:
-    """Read one secret: JSON with a key for each variable, or what RDS writes."""
+def read_aws_secrets_manager(name: str, wanted: Collection[str]) -> Texts:
+    """Return the texts of one secret: JSON with a key for each variable, or what RDS writes."""
     region = name.split(":")[3] if name.startswith("arn:") else None
-    source = AWSSecretsManagerSettingsSource(
-        settings, name, region_name=region, case_sensitive=False
-    )
-    return _from_rds(source) | source()
+    client = import_module("boto3").client("secretsmanager", region_name=region)
+    held = json.loads(client.get_secret_value(SecretId=name)["SecretString"])
+    texts = {key.upper(): _as_text(value) for key, value in held.items()}
+    login = {variable: held[key] for key, variable in _RDS_KEYS.items() if key in held}
+    if not login:
+        return texts
+    if "postgres" not in held.get("engine", "postgres"):
+        raise SettingsError(f"{_VARIABLE}: the secret is of another database than PostgreSQL")
+    login = {variable: _as_text(value) for variable, value in login.items()}
+    return {"APP_DATABASE_BACKEND": "postgres", **login, **texts}
 
 
-def read_aws_parameter_store(settings: Settings, path: str) -> Values:
-    """Read the parameters below a path, one for each variable."""
+def read_aws_parameter_store(path: str, wanted: Collection[str]) -> Texts:
+    """Return the parameters below a path, one for each variable."""
     if not path.startswith("/"):
         raise SettingsError(f"{_VARIABLE}: is written aws-parameter-store:/path")
-    return AWSSystemsManagerSettingsSource(settings, path, case_sensitive=False)()
+    pages = import_module("boto3").client("ssm").get_paginator("get_parameters_by_path")
+    return {
+        parameter["Name"].rpartition("/")[2].upper(): parameter["Value"]
+        for page in pages.paginate(Path=path, WithDecryption=True)
+        for parameter in page["Parameters"]
+    }
 
 
-def read_gcp_secret_manager(settings: Settings, project: str, client: Any = None) -> Values:
-    """Read the secrets of a project, one for each variable."""
-    source = GoogleSecretManagerSettingsSource(
-        settings, project_id=project, case_sensitive=False, secret_client=client
-    )
-    values = source()
-    for name in settings.model_fields:
-        # It holds None for a secret that is there and that this process may not read.
-        if source.env_vars.get(f"{source.env_prefix}{name}".lower(), "") is None:
-            raise SettingsError(f"{_VARIABLE}: APP_{name.upper()} is there and can't be read")
-    return values
+def read_gcp_secret_manager(project: str, wanted: Collection[str], client: Any = None) -> Texts:
+    """Return the secrets of a project, one for each variable."""
+    if client is None:
+        client = import_module("google.cloud.secretmanager_v1").SecretManagerServiceClient()
+    texts = {}
+    for secret in client.list_secrets(parent=f"projects/{project}"):
+        variable = secret.name.rpartition("/")[2].upper()
+        if variable in wanted:
+            try:
+                held = client.access_secret_version(name=f"{secret.name}/versions/latest")
+            except Exception:
+                raise SettingsError(f"{_VARIABLE}: {variable} is there and can't be read") from None
+            texts[variable] = held.payload.data.decode()
+    return texts
 
 
-def read_azure_key_vault(settings: Settings, url: str, credential: Any = None) -> Values:
-    """Read the secrets of a vault, one for each variable, with hyphens for its underscores."""
+def read_azure_key_vault(url: str, wanted: Collection[str], credential: Any = None) -> Texts:
+    """Return the secrets of a vault, one for each variable, with hyphens for its underscores."""
     if credential is None:
         credential = import_module("azure.identity").DefaultAzureCredential()
-    return AzureKeyVaultSettingsSource(settings, url, credential, dash_to_underscore=True)()
+    client = import_module("azure.keyvault.secrets").SecretClient(url, credential)
+    names = {
+        secret.name.replace("-", "_").upper(): secret.name
+        for secret in client.list_properties_of_secrets()
+        if secret.enabled
+    }
+    return {
+        variable: client.get_secret(name).value
+        for variable, name in names.items()
+        if variable in wanted
+    }
 
 
-def _from_rds(source: EnvSettingsSource) -> Values:
-    found = {field: source.env_vars[key] for key, field in _RDS.items() if key in source.env_vars}
-    if not found:
-        return {}
-    engine = source.env_vars.get("engine")
-    if engine is not None and "postgres" not in engine:
-        raise SettingsError(f"{_VARIABLE}: the secret is of another database than PostgreSQL")
-    return {"database_backend": "postgres", **found}
+def _read_store(source: str, wanted: Collection[str]) -> Texts:
+    """Return what a store holds for variables. Raise SettingsError if it can't be read."""
+    kind, _, name = source.partition(":")
+    if kind not in _STORES or not name:
+        raise SettingsError(f"{_VARIABLE}: is written {' or '.join(_EXAMPLES)}")
+    extra, read = _STORES[kind]
+    try:
+        held = read(name, wanted)
+    except ImportError:
+        raise SettingsError(
+            f"{_VARIABLE}: {kind} needs the extra service-chassis[{extra}]; "
+            f"uv add 'service-chassis[{extra}]'"
+        ) from None
+    except SettingsError:
+        raise
+    except Exception as error:
+        # The text of a client's error may hold what it read.
+        raise SettingsError(
+            f"{_VARIABLE}: {kind} can't be read ({type(error).__name__}): check the name, the "
+            "region, the credentials of this process, and that they may read it"
+        ) from None
+    # A part of a nested setting begins with the setting's own name.
+    ours = {name: text for name, text in held.items() if name.startswith(tuple(wanted))}
+    texts = {name: text.rstrip("\r\n") for name, text in ours.items()}
+    if empty := [name for name, text in texts.items() if not text]:
+        raise SettingsError(f"{_VARIABLE}: {empty[0]} is empty there; remove it")
+    return texts
 
 
-_STORES: dict[str, tuple[str, Callable[[Settings, str], Values]]] = {
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_STORES: dict[str, tuple[str, Callable[[str, Collection[str]], Texts]]] = {
     "aws-secrets-manager": ("aws", read_aws_secrets_manager),
     "aws-parameter-store": ("aws", read_aws_parameter_store),
     "gcp-secret-manager": ("gcp", read_gcp_secret_manager),

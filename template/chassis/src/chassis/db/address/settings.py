@@ -1,10 +1,12 @@
-"""The database's settings, and the one place where they become a target."""
+"""The database's settings, and the one place in which they become a target."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -16,6 +18,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ..errors import DatabaseSettingsError
 from .hosts import DEFAULT_PORT, parse_hosts
+from .near_misses import NearMissGuard, find_unread_fields
+from .parameters import SSLMode
 from .secrets import SecretStore
 from .sources import (
     DEFAULT_SECRETS_DIR,
@@ -26,22 +30,10 @@ from .sources import (
     read_environment,
     read_password,
 )
-from .tls import SSLMode
-from .urls import (
-    DatabaseTarget,
-    parse_url,
-    postgres_target,
-    sqlite_target,
-)
+from .urls import Backend, DatabaseTarget, parse_url, postgres_target, sqlite_target
 
 Seconds = Annotated[float, Field(ge=0)]
-
-# What names a database, and the backend that reads it.
-_NAMES_OF_DATABASES = {
-    "database_postgres_host": "postgres",
-    "database_postgres_name": "postgres",
-    "database_sqlite_path": "sqlite",
-}
+CAPITALS = BeforeValidator(lambda text: text.upper() if isinstance(text, str) else text)
 
 
 class DatabaseSettings(BaseSettings):
@@ -49,7 +41,8 @@ class DatabaseSettings(BaseSettings):
 
     Read from `APP_*` variables, then `.env`, then secret files, then the store of secrets that
     `APP_SECRETS_SOURCE` names; an empty variable counts as unset.
-    Raises pydantic.ValidationError; its messages name the variable and never hold a value.
+    Raise pydantic.ValidationError, whose messages name the variable and never hold a value, or
+    pydantic_settings.SettingsError if a source can't be read.
     """
 
     model_config = SettingsConfigDict(
@@ -67,7 +60,7 @@ class DatabaseSettings(BaseSettings):
 
     database_url: SecretStr | None = None
     database_platform_url: SecretStr | None = None
-    database_backend: Literal["sqlite", "postgres", "custom"] | None = None
+    database_backend: Backend | None = None
     database_read_url: SecretStr | None = None
     alembic_database_url: SecretStr | None = None
     alembic_version_table: str | None = None
@@ -106,10 +99,12 @@ class DatabaseSettings(BaseSettings):
     database_echo: bool = False
 
     database_sqlite_path: Path = Path("data/app.db")
-    database_sqlite_journal_mode: Literal[
-        "WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"
+    database_sqlite_journal_mode: Annotated[
+        Literal["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"], CAPITALS
     ] = "WAL"
-    database_sqlite_synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = "NORMAL"
+    database_sqlite_synchronous: Annotated[Literal["OFF", "NORMAL", "FULL", "EXTRA"], CAPITALS] = (
+        "NORMAL"
+    )
     database_sqlite_busy_timeout: Annotated[int, Field(ge=0)] = 5000
     database_sqlite_foreign_keys: bool = True
     database_sqlite_cache_size: int | None = None
@@ -127,12 +122,12 @@ class DatabaseSettings(BaseSettings):
 
     @property
     def database_read_target(self) -> DatabaseTarget:
-        """The database that read sessions use: the replica where one is named."""
+        """The database that read sessions use: the replica, if one is named."""
         return self._read_target
 
     @property
     def database_migration_target(self) -> DatabaseTarget:
-        """The database that Alembic uses: never a pooler, where one is named besides it."""
+        """The database that Alembic uses: the direct address, if one is named beside a pooler's."""
         return self._migration_target
 
     def with_migration_target(self, target: DatabaseTarget) -> Self:
@@ -145,17 +140,9 @@ class DatabaseSettings(BaseSettings):
     def database_warnings(self) -> tuple[str, ...]:
         """What is set and can't be honoured, a line each."""
         targets = (self._target, self._read_target, self._migration_target)
-        warnings = [line for target in targets for line in target.warnings]
-        fields = [name for name in self.model_fields_set if name.startswith("database_postgres_")]
-        if fields and (self.database_backend, self._target.backend) == (None, "sqlite"):
-            variable = f"APP_{min(fields).upper()}"
-            warnings.append(f"{variable} is not read without APP_DATABASE_BACKEND=postgres")
-        named = sorted(self.model_fields_set & _NAMES_OF_DATABASES.keys())
-        if named and self._target.chosen_by == "DATABASE_URL":
-            name, backend = f"APP_{named[0].upper()}", _NAMES_OF_DATABASES[named[0]]
-            choice = f"set APP_DATABASE_BACKEND={backend} to use it"
-            warnings.append(f"{name} is not read, because DATABASE_URL is set; {choice}")
-        return tuple(dict.fromkeys(warnings))
+        ignored = [line for target in targets for line in target.warnings]
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        return tuple(dict.fromkeys([*ignored, *find_unread_fields(given, self._target)]))
 
     @property
     def read_pool_size(self) -> int:
@@ -179,11 +166,6 @@ class DatabaseSettings(BaseSettings):
             f"{replica}connections: {write} write, {self.read_pool_size} read{note}"
         )
 
-    @field_validator("database_sqlite_journal_mode", "database_sqlite_synchronous", mode="before")
-    @classmethod
-    def _upper(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
-
     @field_validator("database_password_provider")
     @classmethod
     def _check_provider(cls, value: str | None) -> str | None:
@@ -192,20 +174,20 @@ class DatabaseSettings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _resolve(self) -> Self:
-        self._target = self._choose()
+    def _resolve_targets(self) -> Self:
+        self._target = self._resolve_write_target()
         if self.database_password_provider and self._target.url.password is not None:
             raise DatabaseSettingsError(
                 "APP_DATABASE_PASSWORD_PROVIDER: "
                 f"{self._target.chosen_by} has a password as well; keep one of them"
             )
-        self._read_target = self._choose_read()
-        self._migration_target = self._choose_migration()
+        self._read_target = self._resolve_read_target()
+        self._migration_target = self._resolve_migration_target()
         return self
 
     @model_validator(mode="wrap")
     @classmethod
-    def _hide_secrets(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _as_secret(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Keep secrets out of the input that `ValidationError.errors()` shows."""
         if isinstance(given, dict):
             given = {
@@ -214,12 +196,12 @@ class DatabaseSettings(BaseSettings):
             }
         return handler(given)
 
-    def _choose(self) -> DatabaseTarget:
+    def _resolve_write_target(self) -> DatabaseTarget:
         if self.database_url is not None:
             return self._parse(self.database_url, "APP_DATABASE_URL")
         match self.database_backend:
             case "postgres":
-                return self._from_fields()
+                return self._resolve_postgres_fields()
             case "custom":
                 raise DatabaseSettingsError(
                     "APP_DATABASE_URL: APP_DATABASE_BACKEND=custom needs it; "
@@ -230,12 +212,12 @@ class DatabaseSettings(BaseSettings):
             case "sqlite" | None:
                 return sqlite_target(str(self.database_sqlite_path), "APP_DATABASE_SQLITE_PATH")
 
-    def _choose_read(self) -> DatabaseTarget:
+    def _resolve_read_target(self) -> DatabaseTarget:
         if self.database_read_url is None:
             return self._target
         url = self.database_read_url.get_secret_value()
         # Of several replicas any will do.
-        defaults = {"target_session_attrs": "any", **self._tls()}
+        defaults = {"target_session_attrs": "any", **self._tls_parameters()}
         target = parse_url(url, "APP_DATABASE_READ_URL", defaults)
         if target.backend != "postgres" or self._target.backend != "postgres":
             raise DatabaseSettingsError(
@@ -244,7 +226,7 @@ class DatabaseSettings(BaseSettings):
             )
         return target
 
-    def _choose_migration(self) -> DatabaseTarget:
+    def _resolve_migration_target(self) -> DatabaseTarget:
         if self.alembic_database_url is not None:
             return self._parse(self.alembic_database_url, "APP_ALEMBIC_DATABASE_URL")
         if self._target.backend == "custom":
@@ -256,12 +238,12 @@ class DatabaseSettings(BaseSettings):
         return self._target
 
     def _parse(self, url: SecretStr, variable: str) -> DatabaseTarget:
-        return parse_url(url.get_secret_value(), variable, self._tls())
+        return parse_url(url.get_secret_value(), variable, self._tls_parameters())
 
-    def _from_fields(self) -> DatabaseTarget:
+    def _resolve_postgres_fields(self) -> DatabaseTarget:
         variable = "APP_DATABASE_POSTGRES_HOST"
         hosts = parse_hosts(self.database_postgres_host, variable, [self.database_postgres_port])
-        password = self._password()
+        password = self._read_password()
         provided = self.database_password_provider is not None
         if password is None and not provided and not any(host.startswith("/") for host, _ in hosts):
             raise DatabaseSettingsError(
@@ -269,16 +251,18 @@ class DatabaseSettings(BaseSettings):
                 "or APP_DATABASE_POSTGRES_PASSWORD_FILE, or APP_DATABASE_PASSWORD_PROVIDER, "
                 "or a socket folder as the host"
             )
-        return postgres_target(
+        target = postgres_target(
             "APP_DATABASE_BACKEND",
             hosts=hosts,
             username=self.database_postgres_user,
             password=password,
             database=self.database_postgres_name,
-            parameters=self._tls(),
+            parameters=self._tls_parameters(),
+            parameters_variable="APP_DATABASE_POSTGRES_SSLMODE",
         )
+        return replace(target, password_file=self.database_postgres_password_file)
 
-    def _password(self) -> str | None:
+    def _read_password(self) -> str | None:
         given, file = self.database_postgres_password, self.database_postgres_password_file
         if file is None:
             return None if given is None else given.get_secret_value()
@@ -288,7 +272,7 @@ class DatabaseSettings(BaseSettings):
             )
         return read_password(file)
 
-    def _tls(self) -> dict[str, str]:
+    def _tls_parameters(self) -> dict[str, str]:
         names = ("sslmode", "sslrootcert", "sslcert", "sslkey")
         given = {name: getattr(self, f"database_postgres_{name}") for name in names}
         return {name: value for name, value in given.items() if value is not None}
@@ -298,14 +282,18 @@ class DatabaseSettings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        *args: PydanticBaseSettingsSource,
+        **library: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        environment = read_environment(settings_cls)
+        # What Settings(_env_file=…) names.
+        files = getattr(library["dotenv_settings"], "env_file", ())
+        dotenv = read_dotenv_texts(settings_cls, files)
         return (
             init_settings,
-            VariableSource(settings_cls, read_environment(settings_cls)),
-            VariableSource(settings_cls, read_dotenv_texts(settings_cls, dotenv_settings)),
+            VariableSource(settings_cls, environment),
+            VariableSource(settings_cls, dotenv),
             SecretFiles(settings_cls),
             SecretStore(settings_cls),
+            NearMissGuard(settings_cls, environment, dotenv),
         )

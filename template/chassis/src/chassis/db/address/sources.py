@@ -1,34 +1,23 @@
 """Where settings come from: the environment, `.env` and secret files, as texts by variable.
 
-A line break at the end of a text is none of its: `echo` writes one into a secret.
+A line break at the end of a text is no part of it: `echo` writes one into a secret.
 """
 
 import os
-import re
-from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import AliasChoices, AliasPath, SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsError,
-)
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 
 from ..errors import DatabaseSettingsError
 from .dotenv import DOTENV, read_dotenv
+from .quotes import QUOTES, TYPOGRAPHIC_QUOTES, is_quoted
+from .service_links import is_service_link
 
 DEFAULT_SECRETS_DIR = Path("/run/secrets")
-
-# What Kubernetes sets for each Service of the namespace: APP_SERVER_PORT for one named app-server.
-_LINK_NAME = re.compile(r"(.+)_PORT(?:_\d+_(?:TCP|UDP|SCTP))?")
-_LINK_TEXT = re.compile(r"(?:tcp|udp|sctp)://\[?([0-9a-f.:]+?)\]?:\d+")
-QUOTES = ('""', "''")
-TYPOGRAPHIC_QUOTES = ("\u201c\u201d", "\u201d\u201d", "\u201e\u201c", "\u2018\u2019", "``")
 
 Texts = dict[str, str]
 SettingsClass = type[BaseSettings]
@@ -70,18 +59,13 @@ class SecretFiles(VariableSource):
         return super().__call__()
 
 
-def variables_of(settings: SettingsClass, field: str) -> tuple[str, ...]:
-    """Return the names of the variables that a field is read from."""
-    return tuple(variable for _, variable, _ in _names_of(settings, field))
-
-
 def read_environment(settings: SettingsClass) -> Texts:
     """Return the environment, by names in capitals, without what Kubernetes sets for Services.
 
-    Raises SettingsError for two spellings of a variable that differ, and for quotation marks.
+    Raise SettingsError for two spellings of a variable that differ, and for quotation marks.
     """
     texts: Texts = {}
-    for name, text in _capitalise(settings, os.environ):
+    for name, text in _clean_texts(settings, os.environ):
         if texts.get(name, text) != text and name.startswith(prefix_of(settings)):
             raise SettingsError(f"{name} is set twice, in capitals and not, to different values")
         texts[name] = text
@@ -94,18 +78,18 @@ def read_environment(settings: SettingsClass) -> Texts:
     return texts
 
 
-def read_dotenv_texts(
-    settings: SettingsClass, source: PydanticBaseSettingsSource | None = None
-) -> Texts:
+def read_dotenv_texts(settings: SettingsClass, files: Any = ()) -> Texts:
     """Return what `.env` sets, by names in capitals; the last of several assignments counts.
 
-    `Settings(_env_file=…)` names other files, which reach this by pydantic-settings' own source.
-    Raises SettingsError for what read_dotenv refuses, and for typographic quotation marks.
+    `files` are those of `Settings(_env_file=…)`; none are `.env`, and None reads nothing. Raise
+    SettingsError for what read_dotenv refuses, and for typographic quotation marks.
     """
-    assignments = [one for file in _dotenv_files(source) for one in read_dotenv(file)]
-    texts = dict(_capitalise(settings, {one.name: one.text for one in assignments}))
+    named = [files] if isinstance(files, str | os.PathLike) else files
+    paths = [] if named is None else [*named] or [DOTENV]
+    assignments = [one for path in paths for one in read_dotenv(Path(path))]
     platforms = _platform_variables(settings).values()
-    texts = {name: text for name, text in texts.items() if name not in platforms}
+    given = _clean_texts(settings, {one.name: one.text for one in assignments})
+    texts = {name: text for name, text in given if name not in platforms}
     _refuse_quotes(settings, texts, TYPOGRAPHIC_QUOTES, " in .env")
     return texts
 
@@ -113,58 +97,43 @@ def read_dotenv_texts(
 def read_secret_files(settings: SettingsClass, folder: Path) -> Texts:
     """Return the texts of the files in a folder that are named like variables.
 
-    Raises SettingsError for a file that is empty or can't be read.
+    Raise SettingsError for a file that is empty or can't be read.
     """
     if not folder.is_dir():
         return {}
-    platforms = _platform_variables(settings).values()
-    wanted = {name for field in settings.model_fields for name in variables_of(settings, field)}
-    wanted.difference_update(platforms)
+    wanted = storable_variables(settings)
     try:
         files = {file.name.upper(): file for file in folder.iterdir()}
+        return {
+            name: _read_secret(files[name], f"{name}: its file in {folder}")
+            for name in sorted(wanted & files.keys())
+        }
     except OSError:
         raise SettingsError(
             f"APP_SECRETS_DIR: {folder} can't be read; name a folder that this user may read"
         ) from None
-    return {name: _read_secret(name, files[name]) for name in sorted(wanted & files.keys())}
-
-
-def linked_services() -> set[str]:
-    """Return how the variables start that Kubernetes sets for Services: APP_SERVER."""
-    found = (_LINK_NAME.fullmatch(name) for name in os.environ if is_service_link(name))
-    return {match[1] for match in found if match}
-
-
-def is_service_link(name: str) -> bool:
-    """Return whether a variable is, by its shape, one that Kubernetes sets for a Service."""
-    text = os.environ.get(name, "").strip()
-    found = _LINK_TEXT.fullmatch(text) if _LINK_NAME.fullmatch(name) else None
-    try:
-        address = ip_address(found[1]) if found else None
-    except ValueError:
-        return False
-    return address is not None and not (address.is_loopback or address.is_unspecified)
+    except DatabaseSettingsError as error:
+        raise SettingsError(str(error)) from None
 
 
 def read_password(file: Path) -> str:
-    """Read a password file, without the line break at its end."""
-    try:
-        password = file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError):
-        raise DatabaseSettingsError(
-            "APP_DATABASE_POSTGRES_PASSWORD_FILE: the file can't be read; "
-            "name one that exists and that this user may read"
-        ) from None
-    if not password:
-        raise DatabaseSettingsError(
-            "APP_DATABASE_POSTGRES_PASSWORD_FILE: the file is empty; write the password into it"
-        )
-    return password
+    """Return the password in a file. Raise DatabaseSettingsError if there is none."""
+    return _read_secret(file, "APP_DATABASE_POSTGRES_PASSWORD_FILE: the file")
 
 
-def is_quoted(text: str, pairs: tuple[str, ...] = QUOTES) -> bool:
-    """Return whether quotation marks stand around a whole text."""
-    return len(text) > 1 and text[0] + text[-1] in pairs
+def variables_of(settings: SettingsClass, field: str) -> tuple[str, ...]:
+    """Return the names of the variables that a field is read from."""
+    return tuple(variable for _, variable, _ in _names_of(settings, field))
+
+
+def known_variables(settings: SettingsClass) -> set[str]:
+    """Return the names of all variables that the fields of a settings class are read from."""
+    return {name for field in settings.model_fields for name in variables_of(settings, field)}
+
+
+def storable_variables(settings: SettingsClass) -> set[str]:
+    """Return the variables that files may hold: a platform's come from the environment only."""
+    return known_variables(settings).difference(_platform_variables(settings).values())
 
 
 def is_secret(settings: SettingsClass, field: str) -> bool:
@@ -172,9 +141,9 @@ def is_secret(settings: SettingsClass, field: str) -> bool:
     return field in settings.model_fields and SecretStr in _types_of(settings, field)
 
 
-def _types_of(settings: SettingsClass, field: str) -> tuple[Any, ...]:
-    annotation = settings.model_fields[field].annotation
-    return (annotation, *get_args(annotation))
+def prefix_of(settings: SettingsClass) -> str:
+    """Return how the variables of a settings class start, in capitals."""
+    return settings.model_config.get("env_prefix", "").upper()
 
 
 def _names_of(settings: SettingsClass, field: str) -> list[tuple[str, str, bool]]:
@@ -194,32 +163,26 @@ def _names_of(settings: SettingsClass, field: str) -> list[tuple[str, str, bool]
     return names
 
 
-def prefix_of(settings: SettingsClass) -> str:
-    """Return how the variables of a settings class start, in capitals."""
-    return settings.model_config.get("env_prefix", "").upper()
+def _types_of(settings: SettingsClass, field: str) -> tuple[Any, ...]:
+    annotation = settings.model_fields[field].annotation
+    return (annotation, *get_args(annotation))
 
 
 def _platform_variables(settings: SettingsClass) -> dict[str, str]:
     return getattr(settings, "platform_variables", {})
 
 
-def _capitalise(settings: SettingsClass, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield what is set, by names in capitals; an empty variable is unset.
+def _clean_texts(settings: SettingsClass, variables: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what is set, by names in capitals; an empty variable is unset.
 
     The variables of platforms are named exactly: `port` is anybody's.
     """
     exact = _platform_variables(settings).values()
-    for name, text in variables.items():
-        stripped = text.rstrip("\r\n")
-        if stripped and (name.upper() == name or name.upper() not in exact):
-            yield name.upper(), stripped
-
-
-def _dotenv_files(source: PydanticBaseSettingsSource | None) -> list[Path]:
-    named = getattr(source, "env_file", ())
-    if isinstance(named, str | os.PathLike):
-        return [Path(named)]
-    return [] if named is None else [Path(file) for file in named] or [DOTENV]
+    return [
+        (name.upper(), stripped)
+        for name, text in variables.items()
+        if (stripped := text.rstrip("\r\n")) and (name.isupper() or name.upper() not in exact)
+    ]
 
 
 def _refuse_quotes(
@@ -231,16 +194,14 @@ def _refuse_quotes(
                 raise SettingsError(f"{name}{place}: remove the quotation marks around the value")
 
 
-def _read_secret(variable: str, file: Path) -> str:
+def _read_secret(file: Path, subject: str) -> str:
+    """Return a file's text without its last line break; `subject` names the file in errors."""
     try:
         text = file.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError):
-        raise SettingsError(
-            f"{variable}: its file in {file.parent} can't be read; make it a UTF-8 text file "
-            "that this user may read, or remove it"
+        raise DatabaseSettingsError(
+            f"{subject} can't be read; name or make a UTF-8 text file that this user may read"
         ) from None
     if not text.strip():
-        raise SettingsError(
-            f"{variable}: its file in {file.parent} is empty; write the value into it or remove it"
-        )
+        raise DatabaseSettingsError(f"{subject} is empty; write the value into it, or remove it")
     return text

@@ -3,7 +3,8 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -12,17 +13,19 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import DatabaseSettingsError
-from .hosts import ENCODE_ADVICE, Host, bracketed, is_socket, merge_hosts
+from .hosts import ENCODE_ADVICE, Host, bracket_ipv6, is_socket, merge_hosts
 from .parameters import (
     DSN_PARAMETERS,
     SESSION_PARAMETERS,
+    TLS_PARAMETERS,
     check_values,
     normalise_parameters,
 )
-from .sources import QUOTES, TYPOGRAPHIC_QUOTES, is_quoted
-from .tls import TLS_PARAMETERS, resolve_tls
+from .quotes import QUOTES, TYPOGRAPHIC_QUOTES, is_quoted
+from .tls import check_tls, resolve_tls
 
-Backend = Literal["sqlite", "postgres", "custom"]
+BackendName = Literal["sqlite", "postgres"]
+Backend = Literal[BackendName, "custom"]
 
 _POSTGRES_DRIVERS = ("", "asyncpg", "psycopg", "psycopg2", "psycopg_async", "psycopg2cffi")
 _SQLITE_DRIVERS = ("", "aiosqlite", "pysqlite")
@@ -33,6 +36,7 @@ class DatabaseTarget:
     """One database: where it is, how to reach it, and the variable that chose it.
 
     `url` carries no driver and no query; a `custom` URL is kept as it was written.
+    `parameters` are libpq's, set by `parameters_variable`; `password_file` is read at each connect.
     """
 
     backend: Backend
@@ -40,6 +44,8 @@ class DatabaseTarget:
     chosen_by: str
     hosts: tuple[Host, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict, repr=False)
+    parameters_variable: str = ""
+    password_file: Path | None = None
     pgbouncer: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -51,7 +57,7 @@ class DatabaseTarget:
                 return f"sqlite:///{self.url.database}"
             case "postgres":
                 user = f"{self.url.username}@" if self.url.username else ""
-                hosts = ",".join(f"{bracketed(host)}:{port}" for host, port in self.hosts)
+                hosts = ",".join(f"{bracket_ipv6(host)}:{port}" for host, port in self.hosts)
                 return f"postgresql://{user}{hosts}/{self.url.database or ''}"
             case "custom":
                 return self.url.set(query={}).render_as_string(hide_password=True)
@@ -62,7 +68,7 @@ class DatabaseTarget:
             case "sqlite":
                 return self.url.set(drivername="sqlite+aiosqlite"), {}
             case "postgres":
-                return self.url.set(drivername="postgresql+asyncpg"), self._asyncpg()
+                return self.url.set(drivername="postgresql+asyncpg"), self._asyncpg_arguments()
             case "custom":
                 return self.url, {}
 
@@ -72,12 +78,12 @@ class DatabaseTarget:
             case "sqlite":
                 return self.url.set(drivername="sqlite"), {}
             case "postgres":
-                return self.url.set(drivername="postgresql+psycopg"), self._psycopg()
+                return self.url.set(drivername="postgresql+psycopg"), self._psycopg_arguments()
             case "custom":
                 return self.url, {}
 
-    def _asyncpg(self) -> dict[str, Any]:
-        given = self._resolved()
+    def _asyncpg_arguments(self) -> dict[str, Any]:
+        given = self._resolve_parameters()
         arguments: dict[str, Any] = {}
         if self._needs_host_arguments:
             arguments["host"] = [host for host, _ in self.hosts]
@@ -87,7 +93,7 @@ class DatabaseTarget:
         if given.pop("sslnegotiation", "postgres") == "direct":
             arguments["direct_tls"] = True
         if named := {name: given[name] for name in DSN_PARAMETERS if name in given}:
-            query = "&".join(f"{name}={_quoted(value)}" for name, value in named.items())
+            query = "&".join(f"{name}={_percent_encode(value)}" for name, value in named.items())
             arguments["dsn"] = f"postgresql://?{query}"
         if settings := {name: given[name] for name in SESSION_PARAMETERS if name in given}:
             arguments["server_settings"] = settings
@@ -96,22 +102,25 @@ class DatabaseTarget:
             arguments["timeout"] = float(given["connect_timeout"]) or None
         return arguments
 
-    def _psycopg(self) -> dict[str, Any]:
-        arguments: dict[str, Any] = self._resolved()
+    def _psycopg_arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = self._resolve_parameters()
         if self._needs_host_arguments:
             arguments["host"] = ",".join(host for host, _ in self.hosts)
             arguments["port"] = ",".join(str(port) for _, port in self.hosts)
         return arguments
 
-    def _resolved(self) -> dict[str, str]:
+    def _resolve_parameters(self) -> dict[str, str]:
         if all(is_socket(host) for host, _ in self.hosts):
-            # There is no TLS on a socket, and libpq looks at none of this.
-            return {n: self.parameters[n] for n in self.parameters if n not in TLS_PARAMETERS}
+            # There is no TLS on a socket, and libpq looks at none of its parameters.
+            return {
+                name: value for name, value in self.parameters.items() if name not in TLS_PARAMETERS
+            }
         if "passfile" in self.parameters and not os.access(self.parameters["passfile"], os.R_OK):
             raise DatabaseSettingsError(
-                f"{self.chosen_by}: the file of passfile can't be read; name one that exists"
+                f"{self.parameters_variable}: the file of passfile can't be read; name one that "
+                "exists"
             )
-        return resolve_tls(self.parameters, self.chosen_by)
+        return resolve_tls(self.parameters, self.parameters_variable)
 
     @property
     def _needs_host_arguments(self) -> bool:
@@ -121,10 +130,10 @@ class DatabaseTarget:
 def parse_url(
     text: str, variable: str, defaults: Mapping[str, str] = MappingProxyType({})
 ) -> DatabaseTarget:
-    """Read a database URL; the dialect in it decides the backend.
+    """Return the target of a database URL; the dialect in it decides the backend.
 
-    `defaults` are libpq parameters for PostgreSQL; those in the URL win. Raises
-    DatabaseSettingsError naming `variable` and what to write; never the text itself.
+    `defaults` are libpq parameters for PostgreSQL; those in the URL win. Raise
+    DatabaseSettingsError that names `variable` and what to write, never the text itself.
     """
     text = text.strip()
     _check_text(text, variable)
@@ -147,7 +156,7 @@ def parse_url(
 
 
 def sqlite_target(path: str, variable: str) -> DatabaseTarget:
-    """Return the target of a SQLite file. Raises DatabaseSettingsError for what is no file."""
+    """Return the target of a SQLite file. Raise DatabaseSettingsError if the path is no file's."""
     _check_text(path, variable)
     if path.startswith("file:") and not path.startswith("file::memory:"):
         raise DatabaseSettingsError(
@@ -175,17 +184,21 @@ def postgres_target(
     password: str | None,
     database: str | None,
     parameters: Mapping[str, str],
-    pgbouncer: bool = False,
-    warnings: tuple[str, ...] = (),
+    parameters_variable: str | None = None,
 ) -> DatabaseTarget:
-    """Return the target of a PostgreSQL database."""
+    """Return the target of a PostgreSQL database.
+
+    Raise DatabaseSettingsError for parameters that can't be honoured.
+    """
+    named_by = parameters_variable or variable
     if len(hosts) > 1:
         # Without it a standby that is named first would be written to, and refuse.
         parameters = {"target_session_attrs": "read-write", **parameters}
-    check_values(parameters, variable)
+    check_values(parameters, named_by)
+    check_tls(parameters, named_by)
     host, port = hosts[0] if len(hosts) == 1 and not is_socket(hosts[0][0]) else (None, None)
     url = URL.create("postgresql", username, password, host, port, database)
-    return DatabaseTarget("postgres", url, variable, hosts, parameters, pgbouncer, warnings)
+    return DatabaseTarget("postgres", url, variable, hosts, parameters, named_by)
 
 
 def _parse_postgres(rest: str, variable: str, defaults: Mapping[str, str]) -> DatabaseTarget:
@@ -206,17 +219,16 @@ def _parse_postgres(rest: str, variable: str, defaults: Mapping[str, str]) -> Da
     pgbouncer = parameters.pop("pgbouncer", "").lower() in ("true", "1")
     lifted = {name: parameters.pop(name, None) for name in ("user", "password", "dbname")}
     parameters, warnings = normalise_parameters(parameters, variable)
-    return postgres_target(
+    target = postgres_target(
         variable,
         hosts=merge_hosts(hosts, named.get("host", []), port, variable),
-        # None, not an empty string, of what is left to the driver: its user, a password file.
+        # None, not an empty string, for what is left to the driver: its user, its password file.
         username=lifted["user"] or unquote(username) or None,
         password=lifted["password"] or unquote(password) or None,
         database=lifted["dbname"] or unquote(path) or None,
         parameters={**defaults, **parameters},
-        pgbouncer=pgbouncer,
-        warnings=warnings,
     )
+    return replace(target, pgbouncer=pgbouncer, warnings=warnings)
 
 
 def _parse_query(query: str, variable: str) -> dict[str, list[str]]:
@@ -279,5 +291,5 @@ def _check_driver(driver: str, known: tuple[str, ...], variable: str) -> None:
         )
 
 
-def _quoted(value: str) -> str:
+def _percent_encode(value: str) -> str:
     return "".join(f"%{byte:02X}" for byte in value.encode())

@@ -1,0 +1,99 @@
+"""Variables that nothing reads although somebody meant them for the database."""
+
+import re
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import PydanticBaseSettingsSource, SettingsError
+
+from .sources import SettingsClass, Texts, storable_variables
+from .urls import DatabaseTarget
+
+_URL = "APP_DATABASE_URL"
+# What the URL is called elsewhere.
+_NAMES_OF_URLS = re.compile(
+    r"DATABASE_URL"
+    r"|APP_(?:DATABASE|DB|PG|POSTGRES(?:QL)?|SQL|SQLALCHEMY(?:_DATABASE)?)_?(?:URL|URI|DSN)"
+)
+# Each of these fields chooses a database.
+_CHOICES = {"database_url", "database_platform_url", "database_backend", "database_sqlite_path"}
+# Fields that name a database, and the backend that reads them.
+_BACKENDS = {
+    "database_postgres_host": "postgres",
+    "database_postgres_name": "postgres",
+    "database_sqlite_path": "sqlite",
+}
+_UNLESS_SQLITE = "or APP_DATABASE_BACKEND=sqlite if SQLite is meant"
+
+
+class NearMissGuard(PydanticBaseSettingsSource):
+    """Refuse the default, SQLite, beside a variable that was meant to name another database.
+
+    The last source of settings, which adds none. Raise SettingsError that says what to set.
+    """
+
+    def __init__(self, settings_cls: SettingsClass, environment: Texts, dotenv: Texts) -> None:
+        super().__init__(settings_cls)
+        self._places = dict.fromkeys(dotenv, " in .env") | dict.fromkeys(environment, "")
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return that the field has no value here."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Look at what the sources before this one have found, and at what they have not read."""
+        if self.current_state.keys() & _CHOICES:
+            return {}
+        if self.current_state.get("database_postgres_password_file"):
+            raise SettingsError(
+                "APP_DATABASE_POSTGRES_PASSWORD_FILE is not read without "
+                f"APP_DATABASE_BACKEND=postgres: set it, {_UNLESS_SQLITE}"
+            )
+        known = storable_variables(self.settings_cls)
+        for name in sorted(self._places.keys() - known):
+            if _is_meant_for_database(name, known):
+                raise SettingsError(
+                    f"{name}{self._places[name]} is not read, and nothing else names a database: "
+                    f"{suggest(name, known) or f'set {_URL}'}, {_UNLESS_SQLITE}"
+                )
+        return {}
+
+
+def suggest(name: str, known: Collection[str]) -> str | None:
+    """Return what to do about a variable that is not known; None if it is like no other."""
+    stem = name.removesuffix("_FILE")
+    meant = _URL if _NAMES_OF_URLS.fullmatch(stem) and stem not in known else stem
+    if meant not in known:
+        near = get_close_matches(name, sorted(known), n=1)
+        return f"did you mean {near[0]}?" if near else None
+    if stem == name:
+        return f"name it {meant}"
+    return f"put its value into a file named {meant.lower()} in APP_SECRETS_DIR (/run/secrets)"
+
+
+def find_unread_fields(given: Collection[str], target: DatabaseTarget) -> Iterator[str]:
+    """Yield a warning for settings of another database than the target; `given` are those set."""
+    of_postgres = sorted(name for name in given if name.startswith("database_postgres_"))
+    if of_postgres and "database_backend" not in given and target.backend == "sqlite":
+        first = f"APP_{of_postgres[0].upper()}"
+        yield f"{first} is not read without APP_DATABASE_BACKEND=postgres"
+    elif "database_postgres_password_file" in given and target.password_file is None:
+        yield (
+            "APP_DATABASE_POSTGRES_PASSWORD_FILE is not read, because "
+            f"{target.chosen_by} chooses the database"
+        )
+    if "database_platform_url" in given and not {"database_url", "database_backend"} & {*given}:
+        for name in sorted(_BACKENDS.keys() & {*given})[:1]:
+            yield (
+                f"APP_{name.upper()} is not read, because DATABASE_URL is set; "
+                f"set APP_DATABASE_BACKEND={_BACKENDS[name]} to use it"
+            )
+
+
+def _is_meant_for_database(name: str, known: Collection[str]) -> bool:
+    stem = name.removesuffix("_FILE")
+    if stem in known or (stem != name and stem.startswith("APP_DATABASE_")):
+        return stem.startswith("APP_DATABASE_")
+    return bool(_NAMES_OF_URLS.fullmatch(stem) or get_close_matches(stem, [_URL], cutoff=0.9))
