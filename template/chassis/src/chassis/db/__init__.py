@@ -1,13 +1,20 @@
-"""The database layer: settings, engines, sessions, models' base and migrations."""
+"""The database layer: settings, engines, sessions, models' base and migrations.
+
+`run_migrations` is imported when it is first asked for: a server does not migrate.
+"""
+
+from typing import TYPE_CHECKING
 
 from .address.settings import DatabaseSettings
 from .base import Base
 from .engines import create_database_engine, create_read_engine
 from .errors import DatabaseUnavailableError, ReadOnlySessionError
-from .migrations import run_migrations
 from .request_sessions import DbReadSession, DbSession, get_db_read_session, get_db_session
 from .sessions import create_session_factory, session_scope
 from .transaction import run_transaction
+
+if TYPE_CHECKING:
+    from .migrations.environment import run_migrations
 
 __all__ = [
     "Base",
@@ -25,3 +32,11 @@ __all__ = [
     "run_transaction",
     "session_scope",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name != "run_migrations":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .migrations.environment import run_migrations
+
+    return run_migrations

@@ -33,13 +33,9 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..db import (
-    DatabaseSettings,
-    create_database_engine,
-    create_read_engine,
-    create_session_factory,
-    session_scope,
-)
+from ..db.address.settings import DatabaseSettings
+from ..db.engines import create_database_engine, create_read_engine
+from ..db.sessions import create_session_factory, session_scope
 from .databases import NOWHERE, Databases, SQLiteFiles, postgres_databases, start_server
 
 SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)

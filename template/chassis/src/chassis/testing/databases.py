@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Connection, NullPool, create_engine, text
 
-from ..db import DatabaseSettings
+from ..db.address.settings import DatabaseSettings
 
 # As the folder of secret files: a test must not read those of the machine.
 NOWHERE = Path(os.devnull)
