@@ -12,7 +12,7 @@ from alembic import command
 from sqlalchemy import MetaData
 
 from chassis.db import DatabaseSettings
-from chassis.db.migrations.upgrade import alembic_config
+from chassis.db.migrations.scripts import alembic_config
 
 if TYPE_CHECKING:
     from alembic.config import Config

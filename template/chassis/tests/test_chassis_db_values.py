@@ -39,8 +39,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from chassis.db import Base, DatabaseSettings
 from chassis.db.base import NAMING_CONVENTION
 from chassis.db.errors import Failure, InvalidValueError, classify
+from chassis.db.migrations.authoring.defaults import render_default
 from chassis.db.migrations.connect import open_connection
-from chassis.db.migrations.defaults import render_default
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 MONTH = timedelta(days=30)

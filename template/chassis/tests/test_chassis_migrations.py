@@ -257,6 +257,38 @@ def test_six_simultaneous_upgrades_all_succeed(
     assert rows(settings, "SELECT id FROM bin") == [(7,)]
 
 
+UPGRADE_AND_SERVE = """
+import sys
+import chassis.app, chassis.commands.migrate, chassis.commands.serve
+from chassis.db import DatabaseSettings
+from chassis.db.migrations.revisions import read_code_revisions
+from chassis.db.migrations.upgrade import upgrade
+
+upgrade(sys.argv[1], DatabaseSettings())
+read_code_revisions(sys.argv[1], DatabaseSettings())
+print(*sys.modules)
+"""
+
+
+def test_what_deploys_and_serves_imports_nothing_that_writes_or_checks_revisions(
+    depot: Depot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depot.add("1", ADD_BIN, DROP_BIN)
+    depot.configure("metadata = sa.MetaData()")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+
+    finished = subprocess.run(
+        [sys.executable, "-c", UPGRADE_AND_SERVE, depot.package],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    loaded = finished.stdout.split()
+    assert "chassis.db.migrations.environment" in loaded
+    assert [name for name in loaded if name.startswith("chassis.db.migrations.authoring")] == []
+
+
 @pytest.mark.parametrize("broken", ["raise ValueError", "op.execute('SELECT * FROM nothing')"])
 def test_a_revision_that_fails_leaves_the_schema_as_it_was(
     depot: Depot, settings: ChassisSettings, broken: str

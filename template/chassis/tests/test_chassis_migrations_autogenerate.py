@@ -15,10 +15,11 @@ from sqlalchemy import text as sql
 
 from chassis import ChassisSettings
 from chassis.db import DatabaseSettings
-from chassis.db.migrations.defaults import render_default
-from chassis.db.migrations.enum_history import replay_enums
-from chassis.db.migrations.rendering import mend_text
-from chassis.db.migrations.upgrade import alembic_config, downgrade, upgrade
+from chassis.db.migrations.authoring.defaults import render_default
+from chassis.db.migrations.authoring.enum_history import replay_enums
+from chassis.db.migrations.authoring.source_names import complete_names
+from chassis.db.migrations.scripts import alembic_config
+from chassis.db.migrations.upgrade import downgrade, upgrade
 
 PACKAGE_TYPE = """
 import decimal
@@ -91,7 +92,7 @@ def test_a_name_that_nothing_defines_is_an_error_and_no_file(
 def test_names_of_sqlalchemy_are_qualified(text: str, mended: str, imports: set[str]) -> None:
     found: set[str] = set()
 
-    assert mend_text(text.replace("f(", "op.f("), found) == mended.replace("f(", "op.f(")
+    assert complete_names(text.replace("f(", "op.f("), found) == mended.replace("f(", "op.f(")
 
     assert found == {f"from sqlalchemy.dialects import {name}" for name in imports}
     ast.parse(mended)

@@ -12,7 +12,7 @@ from chassis_stock import only_on
 from sqlalchemy import text
 
 from chassis import ChassisSettings
-from chassis.db.migrations.check import check_migrations
+from chassis.db.migrations.authoring.check import check_migrations
 from chassis.testing.databases import start_server
 
 ADD = "op.create_table('bin', sa.Column('id', sa.Integer, primary_key=True))"

@@ -11,7 +11,7 @@ from chassis_depot import Depot, written
 from chassis_stock import only_on
 
 from chassis import ChassisSettings
-from chassis.db.migrations.check import check_migrations
+from chassis.db.migrations.authoring.check import check_migrations
 
 # For each table its column in the models, the one that the migrations make, and the line.
 COLUMNS = [

@@ -15,7 +15,8 @@ from chassis import ChassisSettings
 from chassis.commands.migrate import migrate_service
 from chassis.db import DatabaseSettings
 from chassis.db.migrations.revisions import UnversionedDatabaseError
-from chassis.db.migrations.upgrade import alembic_config, downgrade, upgrade
+from chassis.db.migrations.scripts import alembic_config
+from chassis.db.migrations.upgrade import downgrade, upgrade
 
 GUIDE = Path(__file__).parent.parent / "docs" / "migrations.md"
 MODELS = """

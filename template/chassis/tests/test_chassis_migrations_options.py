@@ -15,9 +15,10 @@ from chassis import ChassisSettings, create_app
 from chassis.commands.doctor import examine
 from chassis.db import DatabaseSettings
 from chassis.db.errors import DatabaseSettingsError
-from chassis.db.migrations.check import check_migrations
+from chassis.db.migrations.authoring.check import check_migrations
 from chassis.db.migrations.options import read_environment
-from chassis.db.migrations.upgrade import alembic_config, downgrade, upgrade
+from chassis.db.migrations.scripts import alembic_config
+from chassis.db.migrations.upgrade import downgrade, upgrade
 from chassis.testing.databases import postgres_databases
 
 BIN = "sa.Table('bin', metadata, sa.Column('id', sa.Integer, primary_key=True))"
@@ -257,7 +258,7 @@ def test_the_options_are_read_without_a_database(depot: Depot) -> None:
     environment = read_environment(alembic_config(depot.package, away))
 
     assert (environment.version_table, environment.version_table_schema) == ("mine", None)
-    assert environment.schemas == {"audit"}
+    assert environment.tables == {(None, "bin"), ("audit", "log")}
     assert environment.options["compare_type"] is False
 
 

@@ -12,7 +12,7 @@ from chassis_depot import Depot, written
 from chassis import ChassisSettings
 from chassis.db.migrations.revision_files import read_revision_files
 from chassis.db.migrations.revisions import read_code_revisions
-from chassis.db.migrations.upgrade import alembic_config
+from chassis.db.migrations.scripts import alembic_config
 
 TABLE = "metadata = sa.MetaData()\nsa.Table('bin', metadata, sa.Column('id', sa.Integer))"
 PROGRAM = """

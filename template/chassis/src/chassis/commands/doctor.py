@@ -23,14 +23,14 @@ from ..db.address.sources import variables_of
 from ..db.address.urls import DatabaseTarget
 from ..db.engines import create_probe_engine, uses_pgbouncer
 from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError
-from ..db.migrations.connect import check_connections
-from ..db.migrations.indexes import find_invalid_indexes
+from ..db.migrations.connect import check_migration_connections
+from ..db.migrations.invalid_indexes import find_invalid_indexes
 from ..db.migrations.revisions import (
     OTHER_DATABASE_ADVICE,
     SchemaState,
     read_code_revisions,
 )
-from ..db.migrations.upgrade import alembic_config, find_head
+from ..db.migrations.scripts import alembic_config, find_head
 from ..db.postgres.connection_budget import ConnectionBudget, query_budget, required_connections
 from ..db.postgres.options import ENCODING_ADVICE, encoding_warning
 from ..db.readiness import DatabaseProbe
@@ -288,7 +288,7 @@ def _schema_finding(state: SchemaState, head: str) -> Finding:
 
 
 async def _migration_findings(settings: ChassisSettings) -> AsyncIterator[Finding]:
-    driver = await asyncio.to_thread(check_connections, settings)
+    driver = await asyncio.to_thread(check_migration_connections, settings)
     says = f"{driver} connects to {settings.database_migration_target.masked}"
     yield Finding("ok", "migrations", says)
     for fault, cure in await asyncio.to_thread(find_invalid_indexes, settings):

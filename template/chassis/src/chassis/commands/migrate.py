@@ -12,7 +12,7 @@ from ..db.address.settings import DatabaseSettings
 from ..db.address.urls import BackendName
 
 if TYPE_CHECKING:
-    from ..db.migrations.scratch import StartServer
+    from ..db.migrations.authoring.scratch import StartServer
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def check_service(
     package: str, settings: DatabaseSettings, engine: BackendName | None, *, wait: bool
 ) -> None:
     """Check the migrations on scratch databases. Raises click.ClickException for what is wrong."""
-    from ..db.migrations.check import check_migrations
+    from ..db.migrations.authoring.check import check_migrations
 
     _describe_database(settings, wait=wait)
     with _explain_command_errors():

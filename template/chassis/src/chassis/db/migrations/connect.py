@@ -84,7 +84,7 @@ def open_connection(settings: DatabaseSettings) -> Iterator[Connection]:
         yield connection
 
 
-def check_connections(settings: DatabaseSettings) -> str:
+def check_migration_connections(settings: DatabaseSettings) -> str:
     """Connect as migrations do and give the driver's name.
 
     Raises DatabaseUnavailableError where that fails, DatabaseSettingsError behind a pooler.

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
-from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy import Connection, Engine, MetaData, inspect
 from sqlalchemy.exc import DBAPIError, SAWarning
 from sqlalchemy.schema import CreateSchema
 
@@ -23,7 +23,7 @@ from ..sqlite.pragmas import back_up
 from .attempts import Attempt, notice_commits, set_lock_timeouts, try_until_free
 from .connect import connect, create_migration_engine
 from .console import Progress, end_in_one_line
-from .indexes import describe_invalid_indexes
+from .invalid_indexes import describe_invalid_indexes
 from .lock import hold_lock
 from .options import RECORDER, MigrationEnvironment, MigrationOptions, create_environment
 from .rebuild import preserve_rebuilt_tables
@@ -34,7 +34,6 @@ from .revisions import (
     has_any_table,
     is_existing_table,
 )
-from .schemas import create_schema
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +100,7 @@ def _migrate(
         if is_sqlite:
             preserve_rebuilt_tables(connection)
         if schema := environment.version_table_schema:
-            create_schema(connection, schema)
-            connection.commit()
+            _create_schema(connection, schema)
         if engine.dialect.name == "postgresql":
             set_lock_timeouts(connection, settings)
             notice_commits(connection, attempt)
@@ -119,6 +117,13 @@ def _migrate(
                 _check_foreign_keys(connection)
             attempt.may_commit = True
         progress.report(context)
+
+
+def _create_schema(connection: Connection, name: str) -> None:
+    """Create a schema that is not there; a role without the right may use one that is."""
+    if not inspect(connection).has_schema(name):
+        connection.execute(CreateSchema(name, if_not_exists=True))
+    connection.commit()
 
 
 def _run_revisions(context: Any, connection: Connection, environment: MigrationEnvironment) -> None:

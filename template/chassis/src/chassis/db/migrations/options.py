@@ -7,24 +7,21 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
-from threading import Lock
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from sqlalchemy import MetaData
 
 from ..address.settings import DatabaseSettings
 from ..errors import DatabaseSettingsError
-from .autogenerate import ItemRenderer, compare_type, complete_revisions, find_missed_differences
-from .schemas import add_missing_schemas
+from .scripts import run_environment
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-DEFAULT_VERSION_TABLE = "alembic_version"
-# Alembic's `context` is one for the whole process.
-_ONE_AT_A_TIME = Lock()
+    from .authoring.autogenerate import Autogenerate
 
+DEFAULT_VERSION_TABLE = "alembic_version"
 
 TableName = tuple[str | None, str]
 
@@ -78,49 +75,40 @@ class MigrationEnvironment:
         found = [table for one in self.metadata for table in one.tables.values()]
         return frozenset((table.schema, table.name) for table in found)
 
-    @property
-    def schemas(self) -> frozenset[str]:
-        """The schemas that the models name."""
-        return schemas_of(self.metadata)
-
 
 def create_environment(
     metadata: MetaData | Sequence[MetaData], settings: DatabaseSettings, given: Mapping[str, Any]
 ) -> MigrationEnvironment:
     """Check the options of a service and complete them.
 
-    Raises DatabaseSettingsError for an option that is not the service's to set, for two names of
+    Raise DatabaseSettingsError for an option that is not the service's to set, for two names of
     the version table, and for a schema on SQLite.
     """
-    _refuse_unknown(given)
+    _refuse_unknown_options(given)
     tables = (metadata,) if isinstance(metadata, MetaData) else tuple(metadata)
-    is_sqlite = settings.database_migration_target.backend == "sqlite"
+    hooks = _AutogenerateHooks(tables, given)
     compare_defaults = given.get("compare_server_default", True)
     options = {
         **given,
+        # The chassis compares defaults itself, unless the service has a function for it.
         "compare_server_default": compare_defaults if callable(compare_defaults) else False,
         "target_metadata": metadata,
         # A revision is for both engines, whichever it was made on.
         "render_as_batch": True,
-        "render_item": _try_in_turn(given.get("render_item"), ItemRenderer()),
-        "compare_type": given.get("compare_type", compare_type),
-        "process_revision_directives": _run_in_turn(
-            partial(find_missed_differences, tables, compare_defaults is True),
-            add_missing_schemas,
-            given.get("process_revision_directives"),
-            partial(complete_revisions, tables),
-        ),
+        "render_item": hooks.render_item,
+        "compare_type": given.get("compare_type", hooks.compare_type),
+        "process_revision_directives": hooks.process_directives,
         "transaction_per_migration": given.get("transaction_per_migration", False),
         "version_table": _choose("version_table", settings, given) or DEFAULT_VERSION_TABLE,
         "version_table_schema": _choose("version_table_schema", settings, given),
     }
-    schemas = schemas_of(tables)
-    if is_sqlite:
+    schemas = _find_schemas(tables)
+    if settings.database_migration_target.backend == "sqlite":
         _refuse_schemas(schemas | {options["version_table_schema"]} - {None})
         # One transaction for all revisions: BEGIN IMMEDIATE is the lock between two runners.
         options |= {"transactional_ddl": True, "transaction_per_migration": False}
     elif schemas:
-        options = {"include_schemas": True, "include_name": _only_in(schemas), **options}
+        options = {"include_schemas": True, "include_name": _include_only(schemas), **options}
     return MigrationEnvironment(tables, options)
 
 
@@ -138,14 +126,10 @@ RECORDER: ContextVar[Recorder | None] = ContextVar("chassis_recorder", default=N
 def read_environment(config: "Config") -> MigrationEnvironment:
     """Return what `env.py` passes to `run_migrations`; no database is opened.
 
-    Raises DatabaseSettingsError if it does not call `run_migrations`.
+    Raise DatabaseSettingsError if it does not call `run_migrations`.
     """
-    from alembic.runtime.environment import EnvironmentContext
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory.from_config(config)
-    with _ONE_AT_A_TIME, EnvironmentContext(config, scripts):
-        environment = record_environment(config.attributes["settings"], scripts.run_env)
+    settings = config.attributes["settings"]
+    environment = record_environment(settings, partial(run_environment, config))
     if environment is None:
         raise DatabaseSettingsError(
             "migrations/env.py does not call run_migrations of chassis.db: call it with the "
@@ -167,13 +151,36 @@ def record_environment(
     return recorder.environment
 
 
-def schemas_of(metadata: Sequence[MetaData]) -> frozenset[str]:
+class _AutogenerateHooks:
+    """Alembic's hooks, for which nothing is imported until a revision is written or compared."""
+
+    def __init__(self, metadata: Sequence[MetaData], given: Mapping[str, Any]) -> None:
+        self._metadata = metadata
+        self._given = given
+
+    @cached_property
+    def _autogenerate(self) -> "Autogenerate":
+        from .authoring.autogenerate import Autogenerate
+
+        return Autogenerate(self._metadata, self._given)
+
+    def compare_type(self, *arguments: Any) -> bool | None:
+        return self._autogenerate.compare_type(*arguments)
+
+    def render_item(self, kind: str, item: Any, context: Any) -> Any:
+        return self._autogenerate.render_item(kind, item, context)
+
+    def process_directives(self, context: Any, revision: Any, directives: list[Any]) -> None:
+        self._autogenerate.process_directives(context, revision, directives)
+
+
+def _find_schemas(metadata: Sequence[MetaData]) -> frozenset[str]:
     """Return the schemas that tables are in, without the default one."""
     tables = [table for one in metadata for table in one.tables.values()]
     return frozenset(table.schema for table in tables if table.schema)
 
 
-_ADVICE = {
+_REFUSED_OPTIONS = {
     "connection": "the database is the one of the settings",
     "url": "the database is the one of the settings",
     "dialect_name": "the database is the one of the settings",
@@ -183,11 +190,11 @@ _ADVICE = {
 }
 
 
-def _refuse_unknown(given: Mapping[str, Any]) -> None:
+def _refuse_unknown_options(given: Mapping[str, Any]) -> None:
     known = sorted(MigrationOptions.__annotations__)
     for name in given:
         if name not in known:
-            advice = _ADVICE.get(name, f"it takes {', '.join(known)}")
+            advice = _REFUSED_OPTIONS.get(name, f"it takes {', '.join(known)}")
             raise DatabaseSettingsError(
                 f"migrations/env.py: run_migrations does not take {name}: {advice}"
             )
@@ -213,30 +220,10 @@ def _choose(name: str, settings: DatabaseSettings, given: Mapping[str, Any]) -> 
     return in_code or in_settings
 
 
-def _only_in(schemas: Collection[str]) -> Callable[..., bool]:
-    """Leave out schemas that no model is in: they are others'."""
+def _include_only(schemas: Collection[str]) -> Callable[..., bool]:
+    """Return a filter that leaves out the schemas of others, which no model is in."""
 
     def include_name(name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
         return kind != "schema" or name is None or name in schemas
 
     return include_name
-
-
-def _try_in_turn(*renderers: Callable[..., Any] | None) -> Callable[..., Any]:
-    given = [renderer for renderer in renderers if renderer is not None]
-
-    def render(kind: str, item: Any, context: Any) -> Any:
-        results = (renderer(kind, item, context) for renderer in given)
-        return next((text for text in results if text is not False), False)
-
-    return render
-
-
-def _run_in_turn(*steps: Callable[..., None] | None) -> Callable[..., None]:
-    given = [step for step in steps if step is not None]
-
-    def process(context: Any, revision: Any, directives: list[Any]) -> None:
-        for step in given:
-            step(context, revision, directives)
-
-    return process

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, NoReturn
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError, SAWarning
 
+from .sql_text import NAME, blank_literals, quote_name, unquote_name
+
 logger = logging.getLogger(__name__)
 
-_NAME = r'("(?:[^"]|"")+"|\w+)'
-_DROP_TABLE = re.compile(rf"\s*DROP TABLE {_NAME}\s*$")
+_DROP_TABLE = re.compile(rf"\s*DROP TABLE {NAME}\s*$")
 # The prefix is in Alembic's manual: "Running batch migrations for SQLite".
-_RENAME = re.compile(rf'\s*ALTER TABLE "?_alembic_tmp_.* RENAME TO {_NAME}\s*$')
+_RENAME = re.compile(rf'\s*ALTER TABLE "?_alembic_tmp_.* RENAME TO {NAME}\s*$')
 _COPY = re.compile(
     r'INSERT INTO (?P<table>"?_alembic_tmp_(?:[^"]*"|\S*)) \((?P<into>.*?)\) '
     r"SELECT (?P<values>.*)\s+FROM (?P<rest>.*)",
@@ -25,10 +26,9 @@ _COPY = re.compile(
 )
 _WORD = re.compile(r"""(?:[^,"'(]|"(?:[^"]|"")*"|'(?:[^']|'')*'|\((?:[^()]|\([^()]*\))*\))+""")
 _CREATE = re.compile(
-    rf"\s*CREATE (?:UNIQUE )?(?:INDEX|TRIGGER) (?:IF NOT EXISTS )?{_NAME}", re.IGNORECASE
+    rf"\s*CREATE (?:UNIQUE )?(?:INDEX|TRIGGER) (?:IF NOT EXISTS )?{NAME}", re.IGNORECASE
 )
 _BROKEN = re.compile(r"error in (view|trigger) (.+?)(?: after rename)?: (.*)", re.DOTALL)
-_TEXTS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 # What the new table lacks where the revision does not restate it.
 _OPTIONS = {
     "AUTOINCREMENT": 'table_kwargs={"sqlite_autoincrement": True}',
@@ -69,10 +69,10 @@ def _copy_without_computed(
     """Leave computed columns out of the copy into the new table: it computes its own."""
     if found := _COPY.match(statement):
         query = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3)"
-        rows = connection.exec_driver_sql(query, (_unquote(found["table"]),))
+        rows = connection.exec_driver_sql(query, (unquote_name(found["table"]),))
         computed = {name for (name,) in rows}
         pairs = zip(_split(found["into"]), _split(found["values"]), strict=True)
-        kept = [pair for pair in pairs if _unquote(pair[0]) not in computed]
+        kept = [pair for pair in pairs if unquote_name(pair[0]) not in computed]
         into, values = (", ".join(words) for words in zip(*kept, strict=True))
         statement = f"INSERT INTO {found['table']} ({into}) SELECT {values} FROM {found['rest']}"
     return statement, parameters
@@ -93,13 +93,13 @@ class _Rebuilds:
 
     def before_statement(self, _: Connection, cursor: Any, statement: str, *rest: Any) -> None:
         if found := _DROP_TABLE.match(statement):
-            table = _unquote(found[1])
+            table = unquote_name(found[1])
             self._dropped[table] = (self._read_sql(table), self._read_attached(table))
         elif _RENAME.match(statement):
             # Else SQLite refuses to rename while a view or a trigger names the missing table.
             self._execute("PRAGMA legacy_alter_table=ON")
         elif (found := _CREATE.match(statement)) and (
-            kept := self._kept.pop(_unquote(found[1]), None)
+            kept := self._kept.pop(unquote_name(found[1]), None)
         ):
             # Made anew by a revision that knew of the loss.
             self._execute(f"DROP {kept.kind} IF EXISTS {found[1]}")
@@ -107,9 +107,9 @@ class _Rebuilds:
     def after_statement(self, _: Connection, cursor: Any, statement: str, *rest: Any) -> None:
         if found := _RENAME.match(statement):
             self._execute("PRAGMA legacy_alter_table=OFF")
-            self._restore(_unquote(found[1]))
+            self._restore(unquote_name(found[1]))
         elif found := _CREATE.match(statement):
-            self._restore_order(_unquote(found[1]))
+            self._restore_order(unquote_name(found[1]))
 
     def check_dependents(self, _: Connection) -> None:
         """Have SQLite compile each view and trigger, as it does when it renames any table."""
@@ -152,7 +152,7 @@ class _Rebuilds:
         now = self._read_columns(index)
         if before is None or before.columns == now or _names(before.columns) != _names(now):
             return
-        self._execute(f"DROP INDEX {_quote(index)}")
+        self._execute(f"DROP INDEX {quote_name(index)}")
         self._execute(before.sql)
 
     def _read_sql(self, table: str) -> str:
@@ -182,17 +182,9 @@ def _refuse(table: str, loss: str, reason: str, error: DBAPIError) -> NoReturn:
 
 
 def _options(sql: str) -> set[str]:
-    words = _TEXTS.sub(" ", sql).upper().split()
+    words = blank_literals(sql, names=True).upper().split()
     return _OPTIONS.keys() & {word.strip("(,)") for word in words}
 
 
 def _names(columns: list[tuple[Any, ...]]) -> list[Any]:
     return [name for name, *_ in columns]
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _unquote(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name

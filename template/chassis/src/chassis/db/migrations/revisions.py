@@ -1,6 +1,6 @@
 """The revisions that the code knows, and what those of a database mean to it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -16,6 +16,7 @@ from ..address.settings import DatabaseSettings
 from ..errors import sqlstate
 from .options import MigrationEnvironment, TableName, read_environment, record_environment
 from .revision_files import read_revision_files
+from .scripts import alembic_config, read_scripts
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -125,12 +126,8 @@ def read_code_revisions(package: str, settings: DatabaseSettings) -> CodeRevisio
     """
     if found := _read_without_alembic(package, settings):
         return found
-    from alembic.script import ScriptDirectory
-
-    from .upgrade import alembic_config
-
     config = alembic_config(package, settings)
-    return code_revisions(ScriptDirectory.from_config(config), read_environment(config))
+    return code_revisions(read_scripts(config), read_environment(config))
 
 
 def _read_without_alembic(package: str, settings: DatabaseSettings) -> CodeRevisions | None:
@@ -143,20 +140,22 @@ def _read_without_alembic(package: str, settings: DatabaseSettings) -> CodeRevis
         return None
     if environment is None:
         return None
-    return CodeRevisions(
-        heads=frozenset(parents) - frozenset(chain.from_iterable(parents.values())),
-        known=frozenset(parents),
-        tables=environment.tables,
-        version_table=environment.version_table,
-        version_table_schema=environment.version_table_schema,
-    )
+    heads = parents.keys() - set(chain.from_iterable(parents.values()))
+    return _create_code_revisions(heads, parents, environment)
 
 
 def code_revisions(scripts: "ScriptDirectory", environment: MigrationEnvironment) -> CodeRevisions:
-    """Put together what a folder of revisions and its `env.py` say."""
+    """Return what Alembic reads of a folder of revisions, with the options of its `env.py`."""
+    known = (script.revision for script in scripts.walk_revisions())
+    return _create_code_revisions(scripts.get_heads(), known, environment)
+
+
+def _create_code_revisions(
+    heads: Iterable[str], known: Iterable[str], environment: MigrationEnvironment
+) -> CodeRevisions:
     return CodeRevisions(
-        heads=frozenset(scripts.get_heads()),
-        known=frozenset(script.revision for script in scripts.walk_revisions()),
+        heads=frozenset(heads),
+        known=frozenset(known),
         tables=environment.tables,
         version_table=environment.version_table,
         version_table_schema=environment.version_table_schema,

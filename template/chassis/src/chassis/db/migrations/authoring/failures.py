@@ -10,36 +10,64 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import sqlstate
+from ...errors import sqlstate
+from ..scripts import read_revisions
+from ..sql_text import NAME, blank_literals, unquote_name
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 _LONGEST_NAME = 63  # bytes, PostgreSQL's NAMEDATALEN - 1
 _LONGEST_REVISION = 32  # Alembic's version table
-_TEXTS = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
-_NAME = re.compile(r'"((?:[^"]|"")+)"|(\w+)')
 
 _OTHER_ENGINE = (
     "the engines differ here: branch on op.get_bind().dialect.name; --engine leaves one out"
 )
+_UNDEFINED_FUNCTION, _UNDEFINED_OBJECT = "42883", "42704"
 _CURES = {
     "42P07": "PostgreSQL keeps the names of constraints, indexes and sequences of a renamed table: "
     'rename them in that revision, op.execute("ALTER TABLE … RENAME CONSTRAINT … TO …")',
     "42710": "drop it in the downgrade, or create it only once: "
     'op.execute("DROP TYPE …") for an enum',
-    "42883": _OTHER_ENGINE,
-    "42704": _OTHER_ENGINE,
+    _UNDEFINED_FUNCTION: _OTHER_ENGINE,
+    _UNDEFINED_OBJECT: _OTHER_ENGINE,
     "42601": _OTHER_ENGINE,
     "22001": "a revision's id may have 32 characters, which SQLite does not count",
 }
+# What PostgreSQL says if an extension is missing, and which.
+_EXTENSIONS = {
+    'access method "gist"': "btree_gist",
+    'access method "gin"': "btree_gin",
+    "gin_trgm_ops": "pg_trgm",
+    "gist_trgm_ops": "pg_trgm",
+    "similarity(": "pg_trgm",
+    'type "citext"': "citext",
+    'type "hstore"': "hstore",
+    'type "vector"': "vector",
+    'type "geometry"': "postgis",
+    "uuid_generate_v": "uuid-ossp",
+}
+_UNAVAILABLE_EXTENSION = (
+    "this server has no such extension: install it, or name a server that has it in "
+    "APP_ALEMBIC_DATABASE_URL"
+)
 _SQLITE_LACKS = ("no such function", "syntax error", "no such collation")
 
 
 def describe_failure(error: Exception, config: "Config") -> str:
     """Return the place, the reason and the cure of a step's error, to follow "fails"."""
     place = _locate(traceback.extract_tb(error.__traceback__), config)
-    return f"{place}: {_reason(error)}" + (f": {cure}" if (cure := _cure(error)) else "")
+    return f"{place}: {_describe_reason(error)}" + (
+        f": {cure}" if (cure := _find_cure(error)) else ""
+    )
+
+
+def describe_load_failure(error: Exception) -> str:
+    """Return why `env.py`, the models or a revision can't be imported, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [frame for frame in frames if not frame.filename.startswith("<")]
+    place = f" in {Path(files[-1].filename).name}, line {files[-1].lineno}" if files else ""
+    return f"the migrations can't be loaded{place}: {_describe_reason(error)}"
 
 
 def check_revision_names(config: "Config") -> Iterator[str]:
@@ -71,13 +99,13 @@ def note_long_names(config: "Config") -> Iterator[list[str]]:
 
 def find_long_names(sql: str) -> Iterator[str]:
     """Yield a line for each name that PostgreSQL would cut short without an error."""
-    names = {quoted or word for quoted, word in _NAME.findall(_TEXTS.sub(" ", sql))}
+    names = {unquote_name(name) for name in re.findall(NAME, blank_literals(sql))}
     for name in sorted(names):
         if (size := len(name.encode())) > _LONGEST_NAME:
             yield f"{name} has {size} bytes, PostgreSQL cuts names to {_LONGEST_NAME}: shorten it"
 
 
-def _reason(error: Exception) -> str:
+def _describe_reason(error: Exception) -> str:
     if not isinstance(error, DBAPIError) or error.orig is None:
         return f"{type(error).__name__}: {_first_line(error)}"
     detail = getattr(getattr(error.orig, "diag", None), "message_detail", None)
@@ -87,12 +115,23 @@ def _reason(error: Exception) -> str:
     return f"{type(error.orig).__name__}: {_first_line(error.orig)}{depends}, in: {statement:.150}"
 
 
-def _cure(error: Exception) -> str | None:
+def _find_cure(error: Exception) -> str | None:
     if not isinstance(error, DBAPIError):
         return None
-    if any(words in str(error.orig) for words in _SQLITE_LACKS):
+    reason, code = str(error.orig), sqlstate(error)
+    if any(words in reason for words in _SQLITE_LACKS):
         return _OTHER_ENGINE
-    return _CURES.get(sqlstate(error))
+    if "extension" in reason and "is not available" in reason:
+        return _UNAVAILABLE_EXTENSION
+    if code in (_UNDEFINED_OBJECT, _UNDEFINED_FUNCTION):
+        missing = next((name for words, name in _EXTENSIONS.items() if words in reason), None)
+        if missing:
+            return (
+                f"the extension {missing} is missing: make it in a revision before, under `if "
+                'op.get_bind().dialect.name == "postgresql":`, by '
+                f"op.execute('CREATE EXTENSION IF NOT EXISTS \"{missing}\"')"
+            )
+    return _CURES.get(code)
 
 
 def _locate(frames: traceback.StackSummary, config: "Config") -> str:
@@ -102,10 +141,7 @@ def _locate(frames: traceback.StackSummary, config: "Config") -> str:
 
 
 def _revisions(config: "Config") -> dict[str, str]:
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory.from_config(config).walk_revisions()
-    return {script.path: script.revision for script in scripts}
+    return {script.path: script.revision for script in read_revisions(config)}
 
 
 def _first_line(reason: object) -> str:

@@ -1,4 +1,4 @@
-"""Differences that Alembic does not look for: defaults, computed texts, CHECKs and indexes.
+"""Steps of a revision for what Alembic does not compare: defaults, computed texts, CHECKs, indexes.
 
 Both sides are read from a database: the models are made beside the tables, and removed.
 """
@@ -26,7 +26,6 @@ from sqlalchemy import (
     Column,
     Computed,
     DefaultClause,
-    Index,
     MetaData,
     Table,
     inspect,
@@ -36,10 +35,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable, conv
 
-from .defaults import strip_casts, strip_parentheses
-from .index_statements import DropIndex, read_index_statements
-from .rendering import RefusedOp
-from .twin import Facts, Place, read_twins
+from ..sql_text import strip_casts, strip_parentheses
+from .catalogue import Place
+from .differences import Difference, find_differences, find_named, find_tables
+from .operations import DropIndex, RefusedOp
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ _POSTGRES = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-ca
 
 
 def add_missed_differences(
-    filters: AutogenContext,
+    context: AutogenContext,
     metadata: Iterable[MetaData],
     script: MigrationScript,
     *,
@@ -57,15 +56,8 @@ def add_missed_differences(
 
     `defaults` says whether server defaults are compared here.
     """
-    assert filters.connection is not None
-    tables = {
-        (table.schema, table.name.lower()): table
-        for one in metadata
-        for table in one.sorted_tables
-        if filters.run_object_filters(table, table.name, "table", False, None)
-    }
     try:
-        made, wanted = read_twins(filters.connection, metadata)
+        differences = find_differences(context, metadata)
     except SQLAlchemyError as error:
         logger.warning(
             "defaults, computed columns, CHECKs and indexes were not compared, as the models "
@@ -73,23 +65,25 @@ def add_missed_differences(
             str(error).partition("\n")[0],
         )
         return
-    comparison = _Comparison(filters, compares_defaults=defaults)
+    tables = find_tables(context, metadata)
     upgrade = script.upgrade_ops_list[0]
     _take_out_compared(upgrade.ops, tables)
+    comparison = _TableComparison(context, compares_defaults=defaults)
     before: list[MigrateOperation] = []
     for place, table in tables.items():
-        if place in made:
-            first, last = comparison.compare(table, made[place], wanted[place])
-            before += first
-            upgrade.ops += last
+        ours = [one for one in differences if one.entry.place == place]
+        if any(one.entry.kind == "table" and one.made is None for one in ours):
+            _add_indexes(context, table, upgrade.ops)
         else:
-            comparison.add_indexes(table, upgrade.ops)
+            drop, create = comparison.compare(table, ours)
+            before += drop
+            upgrade.ops += create
     upgrade.ops[:0] = before
     script.downgrade_ops_list[-1].ops = list(upgrade.reverse().ops)
 
 
 def _take_out_compared(steps: list[MigrateOperation], places: Container[Place]) -> None:
-    """Forget what Alembic and its plugins say of what is compared here."""
+    """Remove what Alembic and its plugins say of what is compared here."""
     for step in steps:
         if isinstance(step, ModifyTableOps) and (step.schema, step.table_name.lower()) in places:
             kept = [one for one in step.ops if not _is_compared(one)]
@@ -108,57 +102,71 @@ def _dropped_name(step: MigrateOperation) -> str:
     return step.column_name if isinstance(step, DropColumnOp) else ""
 
 
-class _Comparison:
-    """Compares tables, as far as the service's filters include what they have."""
+def _add_indexes(context: AutogenContext, table: Table, steps: list[MigrateOperation]) -> None:
+    """Make the indexes of a new table after it."""
+    indexes = [
+        CreateIndexOp.from_index(index)
+        for index in sorted(table.indexes, key=lambda index: str(index.name))
+        if context.run_object_filters(index, index.name, "index", False, None)
+    ]
+    for number, step in enumerate(steps):
+        if isinstance(step, CreateTableOp) and (step.schema, step.table_name) == (
+            table.schema,
+            table.name,
+        ):
+            steps[number + 1 : number + 1] = _modify(table, indexes)
+            return
 
-    def __init__(self, filters: AutogenContext, *, compares_defaults: bool) -> None:
-        assert filters.connection is not None
-        self._filters = filters
+
+class _TableComparison:
+    """Makes steps of the differences of a table."""
+
+    def __init__(self, context: AutogenContext, *, compares_defaults: bool) -> None:
+        assert context.connection is not None
         self._compares_defaults = compares_defaults
-        self._inspector = inspect(filters.connection)
-        self._statements = read_index_statements(filters.connection)
-
-    def add_indexes(self, table: Table, steps: list[MigrateOperation]) -> None:
-        """Have the indexes of a new table made after it."""
-        for number, step in enumerate(steps):
-            if isinstance(step, CreateTableOp) and (step.schema, step.table_name) == (
-                table.schema,
-                table.name,
-            ):
-                steps[number + 1 : number + 1] = _modify(table, self._create_indexes(table))
-                return
+        self._inspector = inspect(context.connection)
 
     def compare(
-        self, table: Table, made: Facts, wanted: Facts
+        self, table: Table, differences: Iterable[Difference]
     ) -> tuple[list[MigrateOperation], list[MigrateOperation]]:
         """Return the steps before Alembic's own and those after them."""
-        differing = {key for key in made.keys() | wanted.keys() if made.get(key) != wanted.get(key)}
-        indexes = {name for kind, name in differing if kind == "index"}
-        drop: list[MigrateOperation] = list(self._drop_indexes(table, indexes))
+        by_kind: dict[str, list[Difference]] = {}
+        for one in sorted(differences, key=lambda one: str(one.entry.name)):
+            by_kind.setdefault(one.entry.kind, []).append(one)
+        indexes = by_kind.get("index", [])
+        drop: list[MigrateOperation] = [
+            DropIndex(one.made.name, table, one.made.statement)
+            for one in indexes
+            if one.made and one.made.name
+        ]
         create: list[MigrateOperation] = []
-        for old, new in self._checks(table, {name for kind, name in differing if kind == "check"}):
+        for old, new in self._find_checks(table, by_kind.get("check", [])):
             drop += [DropConstraintOp.from_constraint(old)] if old is not None else []
             create += [_create_check(table, new)] if new is not None else []
-        separate: list[MigrateOperation] = []
-        for column in table.columns:
-            key = ("column", column.name.lower())
-            if key in differing and key in made and key in wanted:
-                separate += self._compare_column(column, made[key], wanted[key])
-        create += self._create_indexes(table, indexes)
-        return _modify(table, drop), [*separate, *_modify(table, create)]
+        create += [
+            CreateIndexOp.from_index(find_named(table, "index", one.wanted.name))
+            for one in indexes
+            if one.wanted
+        ]
+        replace = [
+            step
+            for one in by_kind.get("column", [])
+            if one.made and one.wanted
+            for step in self._replace(find_named(table, "column", one.wanted.name), one)
+        ]
+        return _modify(table, drop), [*replace, *_modify(table, create)]
 
-    def _compare_column(
-        self, column: Column[Any], made: dict[str, str], wanted: dict[str, str]
-    ) -> Iterator[MigrateOperation]:
-        if made.get("computed") != wanted.get("computed"):
+    def _replace(self, column: Column[Any], difference: Difference) -> Iterator[MigrateOperation]:
+        facts = {fact: (old, new) for fact, old, new in difference.facts}
+        if "computed" in facts:
             yield from self._replace_computed(column)
-        elif self._compares_defaults and _default_differs(made, wanted):
-            default = self._reflected(column).get("default")
+        elif self._compares_defaults and "default" in facts and "serial" not in facts["default"]:
+            default = self._reflect(column).get("default")
             yield from _modify(column.table, [_alter_default(column, default)])
 
     def _replace_computed(self, column: Column[Any]) -> Iterator[MigrateOperation]:
         """Yield what makes a column anew, for its text can't be changed."""
-        found = self._reflected(column).get("computed")
+        found = self._reflect(column).get("computed")
         place = (column.table.schema, column.table.name)
         if found is None or column.computed is None:
             yield RefusedOp(
@@ -173,14 +181,16 @@ class _Comparison:
         yield from _modify(column.table, [DropColumnOp.from_column_and_tablename(*place, old)])
         yield from _modify(column.table, [AddColumnOp.from_column_and_tablename(*place, column)])
 
-    def _reflected(self, column: Column[Any]) -> Any:
+    def _reflect(self, column: Column[Any]) -> Any:
         columns = self._inspector.get_columns(column.table.name, schema=column.table.schema)
         return next(one for one in columns if one["name"].lower() == column.name.lower())
 
-    def _checks(
-        self, table: Table, names: Container[str]
+    def _find_checks(
+        self, table: Table, differences: Iterable[Difference]
     ) -> Iterator[tuple[CheckConstraint | None, CheckConstraint | None]]:
         """Yield the old and the new of each CHECK that differs and that both engines have."""
+        entries = [entry for one in differences for entry in (one.made, one.wanted) if entry]
+        names = {str(entry.name).lower() for entry in entries}
         ddl = str(CreateTable(table).compile(dialect=_POSTGRES))
         old = {
             str(found["name"]).lower(): _stub_check(table, str(found["name"]), found["sqltext"])
@@ -195,45 +205,13 @@ class _Comparison:
             before, after = old.get(name), new.get(name)
             # One of an enum is the enum's own where PostgreSQL has a type for it.
             shared = after is None or _name_of(after) in ddl
-            if name in names and shared and self._includes("check_constraint", before, after):
+            if name in names and shared:
                 yield before, after
-
-    def _drop_indexes(self, table: Table, names: Container[str]) -> Iterator[DropIndex]:
-        for (schema, name), (owner, statement) in sorted(
-            self._statements.items(), key=lambda item: item[0][1]
-        ):
-            if (schema, owner) == (table.schema, table.name) and name.lower() in names:
-                new = next((one for one in table.indexes if one.name == name), None)
-                if self._includes("index", _stub_index(table, name), new):
-                    yield DropIndex(name, table.name, schema, statement)
-
-    def _create_indexes(
-        self, table: Table, names: Container[str] | None = None
-    ) -> Iterator[CreateIndexOp]:
-        for index in sorted(table.indexes, key=lambda one: str(one.name)):
-            chosen = names is None or str(index.name).lower() in names
-            if chosen and self._includes("index", None, index):
-                yield CreateIndexOp.from_index(index)
-
-    def _includes(self, kind: Any, old: Any, new: Any) -> bool:
-        """Return whether the service's filters let a thing be compared."""
-        if old is not None:
-            parents: Any = {"schema_name": old.table.schema, "table_name": old.table.name}
-            if not self._filters.run_name_filters(old.name, kind, parents):
-                return False
-        item = old if new is None else new
-        compared_to = None if new is None else old
-        return self._filters.run_object_filters(item, item.name, kind, new is None, compared_to)
 
 
 def _modify(table: Table, steps: Iterable[MigrateOperation]) -> list[MigrateOperation]:
     steps = list(steps)
     return [ModifyTableOps(table.name, steps, schema=table.schema)] if steps else []
-
-
-def _default_differs(*facts: dict[str, str]) -> bool:
-    defaults = {one.get("default") for one in facts}
-    return len(defaults) > 1 and "serial" not in defaults
 
 
 def _alter_default(column: Column[Any], old: str | None) -> AlterColumnOp:
@@ -266,9 +244,3 @@ def _stub_check(table: Table, name: str, sql: str) -> CheckConstraint:
     check = CheckConstraint(strip_casts(sql), name=conv(name))
     Table(table.name, MetaData(), check, schema=table.schema)
     return check
-
-
-def _stub_index(table: Table, name: str) -> Index:
-    index = Index(name, text("1"))
-    Table(table.name, MetaData(), index, schema=table.schema)
-    return index

@@ -10,10 +10,12 @@ from typing import Any
 
 from sqlalchemy.dialects import postgresql
 
+from ..sql_text import LITERAL, unquote_literal
+
 Enums = dict[str, tuple[str, ...]]
 
 _QUOTE = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]
-_LABEL = r"'((?:[^']|'')*)'"
+_LABEL = f"({LITERAL})"
 _NAME = r"""((?:"(?:[^"]|"")+"|\w+)(?:\.(?:"(?:[^"]|"")+"|\w+))?)"""
 _CREATE = re.compile(rf"CREATE TYPE {_NAME} AS ENUM \((.*)\)", re.IGNORECASE | re.DOTALL)
 _ADD = re.compile(
@@ -111,20 +113,16 @@ def _replay_enum(call: ast.Call, history: EnumHistory, place: tuple[str, str]) -
 
 def _replay_statement(statement: str, types: Enums) -> None:
     if match := _CREATE.match(statement):
-        types[match[1]] = tuple(_unquoted(label) for label in re.findall(_LABEL, match[2]))
+        types[match[1]] = tuple(unquote_literal(label) for label in re.findall(_LABEL, match[2]))
     elif match := _ADD.match(statement):
         labels = list(types.get(match[1], ()))
         where = len(labels)
-        if match[3] and _unquoted(match[4]) in labels:
-            where = labels.index(_unquoted(match[4])) + (match[3].upper() == "AFTER")
-        if _unquoted(match[2]) not in labels:
-            labels.insert(where, _unquoted(match[2]))
+        if match[3] and unquote_literal(match[4]) in labels:
+            where = labels.index(unquote_literal(match[4])) + (match[3].upper() == "AFTER")
+        if unquote_literal(match[2]) not in labels:
+            labels.insert(where, unquote_literal(match[2]))
         types[match[1]] = tuple(labels)
     elif match := _RENAME.match(statement):
         types[match[2]] = types.pop(match[1], ())
     elif match := _DROP.match(statement):
         types.pop(match[1], None)
-
-
-def _unquoted(text: str) -> str:
-    return text.replace("''", "'")

@@ -2,19 +2,18 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from ..address.settings import DatabaseSettings
-from ..address.urls import parse_url, sqlite_target
-from ..errors import DatabaseSettingsError, sqlstate
-from .connect import open_connection
+from ...address.settings import DatabaseSettings
+from ...address.urls import parse_url, sqlite_target
+from ...errors import DatabaseSettingsError, sqlstate
+from ..connect import open_connection
 
 # Starts a PostgreSQL server in an empty folder; returns its URL and what stops it.
 StartServer = Callable[[Path], tuple[str, Callable[[], None]]]
@@ -24,65 +23,42 @@ _INSUFFICIENT_PRIVILEGE, _OBJECT_IN_USE = "42501", "55006"
 
 @dataclass(frozen=True)
 class Scratch:
-    """An empty database: where it is, settings whose migrations run on it, and copies of it.
-
-    A copy has all that is in a PostgreSQL database, and nothing on SQLite.
-    """
+    """An empty database: where it is, and settings whose migrations run on it."""
 
     where: str
     settings: DatabaseSettings
-    copied: Callable[[], AbstractContextManager[DatabaseSettings]]
 
 
 @contextmanager
 def sqlite_scratch(settings: DatabaseSettings) -> Iterator[Scratch]:
-    """Make SQLite files in a temporary folder."""
+    """Make an SQLite file in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
-        numbers = count()
-
-        @contextmanager
-        def open_file() -> Iterator[DatabaseSettings]:
-            file = str(Path(folder, f"{next(numbers)}.db"))
-            yield settings.with_migration_target(sqlite_target(file, "migrate --check"))
-
-        with open_file() as scratch:
-            yield Scratch("SQLite, a temporary file", scratch, open_file)
+        target = sqlite_target(str(Path(folder, "scratch.db")), "migrate --check")
+        yield Scratch("SQLite, a temporary file", settings.with_migration_target(target))
 
 
 @contextmanager
 def postgres_scratch(settings: DatabaseSettings) -> Iterator[Scratch]:
-    """Make databases beside the configured one.
+    """Make a database beside the configured one.
 
-    Raises DatabaseSettingsError if the role may not.
+    Raise DatabaseSettingsError if the role may not.
     """
     target = settings.database_migration_target
+    name = f"rehearsal_{uuid4().hex[:12]}"
     with open_connection(settings) as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
         version = connection.scalar(text("SHOW server_version"))
-
-        @contextmanager
-        def create(template: str = "template1") -> Iterator[tuple[str, DatabaseSettings]]:
-            name = f"rehearsal_{uuid4().hex[:12]}"
-            _create_database(connection, name, template)
-            try:
-                url = target.url.set(database=name)
-                yield name, settings.with_migration_target(replace(target, url=url))
-            finally:
-                _drop_database(connection, name)
-
-        with create() as (name, scratch):
-
-            @contextmanager
-            def copy() -> Iterator[DatabaseSettings]:
-                with create(template=name) as (_, copied):
-                    yield copied
-
-            yield Scratch(f"PostgreSQL {version}", scratch, copy)
+        _create_database(connection, name)
+        try:
+            scratch = replace(target, url=target.url.set(database=name))
+            yield Scratch(f"PostgreSQL {version}", settings.with_migration_target(scratch))
+        finally:
+            _drop_database(connection, name)
 
 
 @contextmanager
 def embedded_scratch(settings: DatabaseSettings, start: StartServer) -> Iterator[Scratch]:
-    """Make databases on a PostgreSQL server that is started for it."""
+    """Make a database on a PostgreSQL server that is started for it."""
     url, stop = start(Path(tempfile.mkdtemp(prefix="chassis-postgres-")))
     try:
         target = parse_url(url, "migrate --check")
@@ -102,9 +78,9 @@ def _drop_database(connection: Connection, name: str) -> None:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
-def _create_database(connection: Connection, name: str, template: str) -> None:
+def _create_database(connection: Connection, name: str) -> None:
     try:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        connection.execute(text(f"CREATE DATABASE {name}"))
     except ProgrammingError as error:
         if sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
             raise

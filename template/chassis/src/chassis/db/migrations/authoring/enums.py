@@ -13,15 +13,16 @@ from alembic.operations.ops import (
     ModifyTableOps,
     OpContainer,
 )
-from alembic.script import ScriptDirectory
 from sqlalchemy import ARRAY, Column, DefaultClause, Enum, MetaData, inspect
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.base import PGInspector
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from ..scripts import read_revisions
+from ..sql_text import quote_literal
 from .defaults import normalise_default
 from .enum_history import EnumHistory, Enums, qualify_name, replay_enums
-from .rendering import PostgresOp, SQLiteOps
+from .operations import PostgresOp, SQLiteOps
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -118,8 +119,7 @@ def read_history(context: "MigrationContext") -> EnumHistory:
     """Return what the service's revisions say of enums."""
     if context.config is None:
         return EnumHistory()
-    scripts = ScriptDirectory.from_config(context.config).walk_revisions()
-    return replay_enums(Path(script.path) for script in reversed(list(scripts)))
+    return replay_enums(Path(script.path) for script in read_revisions(context.config))
 
 
 def _change(
@@ -188,22 +188,18 @@ def _convert(column: Column[Any], name: str) -> Iterator[str]:
     yield f"{alter} TYPE {name}{array} USING {field}::text{array}::{name}{array}"
     if isinstance(default, DefaultClause):
         value = default.arg
-        text = _literal(value) if isinstance(value, str) else normalise_default(value)
+        text = quote_literal(value) if isinstance(value, str) else normalise_default(value)
         yield f"{alter} SET DEFAULT {text}"
 
 
 def _create(name: str, labels: tuple[str, ...]) -> str:
-    return f"CREATE TYPE {name} AS ENUM ({', '.join(map(_literal, labels))})"
+    return f"CREATE TYPE {name} AS ENUM ({', '.join(map(quote_literal, labels))})"
 
 
 def _add(name: str, old: tuple[str, ...], new: tuple[str, ...], index: int) -> str:
     place = ""
     if index:
-        place = f" AFTER {_literal(new[index - 1])}"
+        place = f" AFTER {quote_literal(new[index - 1])}"
     elif old:
-        place = f" BEFORE {_literal(old[0])}"
-    return f"ALTER TYPE {name} ADD VALUE IF NOT EXISTS {_literal(new[index])}{place}"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+        place = f" BEFORE {quote_literal(old[0])}"
+    return f"ALTER TYPE {name} ADD VALUE IF NOT EXISTS {quote_literal(new[index])}{place}"

@@ -8,14 +8,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import TypeEngine
 
-from ..sqlite.compilers import NOW
+from ...sqlite.compilers import NOW
+from ..sql_text import strip_parentheses
 
 _POSTGRES = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _CAST = re.compile(r"""('(?:[^']|'')*'|[\w.+-]+)::[\w\s".()\[\]]+""")
-_ADDED_CAST = re.compile(r"::[a-z]+(?: [a-z]+)*(?:\(\d+(?:, ?\d+)?\))?(?:\[\])?")
-_ANY = re.compile(r"= ANY \(+ARRAY\[([^]]*)\]\)+")
-# But not what a function is called with.
-_NAME_IN_PARENTHESES = re.compile(r"(?<=\()\((\w+)\)")
 _NOW = re.compile(
     rf"(now|current_timestamp|transaction_timestamp)(\(\))?|{re.escape(NOW)}", re.IGNORECASE
 )
@@ -55,28 +52,3 @@ def normalise_default(value: ClauseElement) -> str:
     if _NOW.fullmatch(sql):
         return "CURRENT_TIMESTAMP"
     return sql if _BARE.fullmatch(sql) else f"({sql})"
-
-
-def strip_casts(sql: str) -> str:
-    """Return an expression without the casts that PostgreSQL adds, which SQLite can't read."""
-    return _NAME_IN_PARENTHESES.sub(r"\1", _ANY.sub(r"IN (\1)", _ADDED_CAST.sub("", sql)))
-
-
-def strip_parentheses(sql: str) -> str:
-    """Return an expression without the parentheses around the whole of it."""
-    while sql.startswith("(") and find_closing(sql) == len(sql) - 1:
-        sql = sql[1:-1].strip()
-    return sql
-
-
-def find_closing(sql: str) -> int:
-    """Return where the first parenthesis is closed, without looking into quoted text."""
-    depth, quoted = 0, False
-    for index, character in enumerate(sql):
-        if character == "'":
-            quoted = not quoted
-        elif not quoted:
-            depth += (character == "(") - (character == ")")
-            if depth == 0:
-                return index
-    return -1

@@ -1,13 +1,15 @@
-"""What a database has: tables, columns, constraints and indexes as the engine spells them."""
+"""What a database has: tables, columns, constraints and indexes as the engine records them."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, text
 
-from .sqlite_text import read_index, read_table
+from ..sql_text import strip_casts, strip_parentheses
+from .sqlite_catalogue import read_index, read_table
+
+Place = tuple[str | None, str]
 
 KINDS = {
     "p": "primary key",
@@ -19,70 +21,86 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Thing:
-    """A table, or something that belongs to one, with what the engine says of it."""
+class CatalogueEntry:
+    """A table, or something that belongs to one, with what the engine records of it.
+
+    `statement` makes an index again, on both engines where that is possible.
+    """
 
     schema: str | None
     table: str
     kind: str
     name: str | None
     facts: dict[str, str]
+    statement: str = field(default="", compare=False)
 
     @property
-    def place(self) -> tuple[str | None, str]:
+    def place(self) -> Place:
+        """The schema and the table's name in lower case."""
         return self.schema, self.table.lower()
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it the same thing in two databases; a table has one primary key at most."""
+        """What makes it the same entry in two databases; a table has one primary key at most."""
         name = "" if self.kind == "primary key" else self.name
         unnamed = self.facts.get("definition") if name is None else None
         return self.place, self.kind, name, unnamed
 
-    def is_renamed(self, other: "Thing") -> bool:
+    def is_renamed(self, other: "CatalogueEntry") -> bool:
         """Return whether both are the same constraint by different names."""
         mine = (self.place, self.kind, self.facts)
         return self.kind in KINDS.values() and mine == (other.place, other.kind, other.facts)
 
 
-def read_catalogue(connection: Connection) -> list[Thing]:
+def read_catalogue(connection: Connection) -> list[CatalogueEntry]:
     """Read every table of a database but the engine's own; the default schema is None."""
     if connection.dialect.name == "sqlite":
         return list(_read_sqlite(connection))
-    default = connection.dialect.default_schema_name
-    return [
-        Thing(None if schema == default else schema, *rest)
-        for schema, *rest in _read_postgres(connection)
-    ]
+    return list(_read_postgres(connection))
 
 
-def _read_sqlite(connection: Connection) -> Iterator[Thing]:
+def _read_sqlite(connection: Connection) -> Iterator[CatalogueEntry]:
     rows = connection.exec_driver_sql(
         "SELECT type, tbl_name, name, sql FROM sqlite_master WHERE sql IS NOT NULL "
         "AND type IN ('table', 'index') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     ).all()
     for kind, table, name, sql in rows:
         if kind == "index":
-            yield Thing(None, table, "index", name, {"definition": read_index(sql)})
+            facts = {"definition": read_index(sql)}
+            yield CatalogueEntry(None, table, "index", name, facts, sql)
         else:
-            yield from (Thing(None, table, *one) for one in read_table(sql))
+            yield from (CatalogueEntry(None, table, *part) for part in read_table(sql))
 
 
-def _read_postgres(connection: Connection) -> Iterator[tuple[Any, ...]]:
+def _read_postgres(connection: Connection) -> Iterator[CatalogueEntry]:
+    default = connection.dialect.default_schema_name
+    homes = {default: None}
     for schema, table in connection.execute(text(_TABLES)):
-        yield schema, table, "table", None, {}
+        yield CatalogueEntry(homes.get(schema, schema), table, "table", None, {})
     for row in connection.execute(text(_COLUMNS)).mappings():
+        schema, table, name = row["schema"], row["table"], row["name"]
         facts = {fact: value for fact, value in row.items() if fact not in _IDENTITY and value}
         if "default" in facts:
             facts["default"] = _unify_default(facts["default"])
-        yield row["schema"], row["table"], "column", row["name"], facts
+        yield CatalogueEntry(homes.get(schema, schema), table, "column", name, facts)
     for schema, table, kind, name, definition in connection.execute(text(_CONSTRAINTS)):
-        yield schema, table, KINDS[kind], name, {"definition": definition}
-    for schema, table, name, definition in connection.execute(text(_INDEXES)):
-        definition = re.sub(r" INDEX .*? ON (ONLY )?", " INDEX ON ", definition, count=1)
-        yield schema, table, "index", name, {"definition": definition}
+        facts = {"definition": definition}
+        yield CatalogueEntry(homes.get(schema, schema), table, KINDS[kind], name, facts)
+    for schema, table, name, sql in connection.execute(text(_INDEXES)):
+        facts = {"definition": re.sub(r" INDEX .*? ON .*? USING ", " INDEX USING ", sql, count=1)}
+        statement = _make_index_portable(sql.removesuffix(" INVALID"), schema == default)
+        yield CatalogueEntry(homes.get(schema, schema), table, "index", name, facts, statement)
     for schema, name in connection.execute(text(_SEQUENCES)):
-        yield schema, name, "sequence", None, {}
+        yield CatalogueEntry(homes.get(schema, schema), name, "sequence", None, {})
+
+
+def _make_index_portable(statement: str, is_default: bool) -> str:
+    """Return a CREATE INDEX without what PostgreSQL adds to what was written."""
+    if is_default:
+        statement = re.sub(r" ON (ONLY )?(?:\w+|\"[^\"]+\")\.", r" ON \1", statement, count=1)
+    statement = strip_casts(statement.replace(" USING btree", "", 1))
+    head, word, condition = statement.partition(" WHERE ")
+    return f"{head}{word}{strip_parentheses(condition)}"
 
 
 def _unify_default(expression: str) -> str:
