@@ -162,7 +162,7 @@ def example_rewritten(project: Project) -> None:
     text = project.read("@/routers/items.py")
     half = text[: text.index('@router.delete("/{item_id}"')]
     project.write("@/routers/items.py", f'"""Our stock."""\n\n{half}')
-    project.append("@/routers/items.py", text[text.index("async def _find") :])
+    project.append("@/routers/items.py", text[text.index("def _require") :])
     project.delete("tests/test_items.py")
 
 
