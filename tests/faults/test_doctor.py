@@ -27,9 +27,9 @@ class Examined:
     report: dict[str, Any]
 
     def of(self, subject: str, level: str = "") -> list[str]:
-        """Give what it says on a subject, the advice included."""
+        """Return the messages on a subject, with the advice."""
         return [
-            f"{finding['says']} -> {finding['advice']}"
+            f"{finding['message']} -> {finding['advice']}"
             for finding in self.report["findings"]
             if finding["subject"] == subject and level in ("", finding["level"])
         ]
@@ -41,7 +41,7 @@ class Examined:
 
     @property
     def settings(self) -> dict[str, tuple[str, str]]:
-        """Give the value and the source of each setting."""
+        """Return the value and the source of each setting."""
         return {one["name"]: (one["value"], one["source"]) for one in self.report["settings"]}
 
 
@@ -62,28 +62,19 @@ def test_a_healthy_file(bank: Bank) -> None:
     assert "aiosqlite connects to sqlite:///" in database
     assert "pysqlite connects" in found.of("migrations", "ok")[0]
     assert "at 1, as the code needs it" in found.of("schema", "ok")[0]
-    assert found.of("pragmas", "ok")[0].startswith("journal wal, synchronous 1, foreign keys 1")
     assert "its folder writable" in found.of("file", "ok")[0]
     assert sqlite3.sqlite_version in found.of("SQLite", "ok")[0]
-    assert found.of("disk")
 
 
 @on_sqlite
 def test_what_is_wrong_with_a_file(bank: Bank) -> None:
     found = examine(
         bank.set(
-            APP_DATABASE_SQLITE_JOURNAL_MODE="delete",
-            APP_DATABASE_SQLITE_SYNCHRONOUS="off",
-            APP_DATABASE_SQLITE_FOREIGN_KEYS="false",
-            APP_DATABASE_SQLITE_BUSY_TIMEOUT="20000",
             APP_SERVER_WORKERS="4",
             APP_DATABASE_PATH="nowhere",
         )
     )
 
-    said = " ".join(found.of("pragmas", "warning"))
-    for name in ("JOURNAL_MODE", "SYNCHRONOUS", "FOREIGN_KEYS", "BUSY_TIMEOUT"):
-        assert f"unset APP_DATABASE_SQLITE_{name}" in said
     assert "APP_DATABASE_PATH is not a setting" in found.of("settings", "warning")[0]
     if sqlite3.sqlite_version_info < (3, 51, 3):
         assert "4 processes write" in found.of("SQLite", "warning")[0]
@@ -245,9 +236,8 @@ def test_values_have_their_source_and_no_secret(bank: Bank) -> None:
 
 
 @on_sqlite
-def test_it_reads_well_without_colour_in_a_narrow_terminal(bank: Bank) -> None:
-    text = bank.set(COLUMNS="40", APP_SERVER_WORKERS="2").run("doctor").stdout
+def test_it_has_no_colour_and_ends_with_the_sum(bank: Bank) -> None:
+    text = bank.set(APP_SERVER_WORKERS="2").run("doctor").stdout
 
-    assert max(map(len, text.splitlines())) <= 40
     assert "\x1b" not in text
     assert "problems: 0" in text

@@ -58,7 +58,7 @@ async def test_a_version_table_of_ones_own_is_used_by_all(
     assert tables(settings) == {"alembic_version", "orders_version", "bin"}
     report = await asyncio.to_thread(examine, settings, depot.package)
     schema = [one for one in report.findings if one.subject == "schema"]
-    assert [one.says for one in schema] == ["at 1, as the code needs it"]
+    assert [one.message for one in schema] == ["at 1, as the code needs it"]
     async with started(create_app(settings, package=depot.package)) as client:
         assert (await client.get("/readyz")).status_code == 200
 

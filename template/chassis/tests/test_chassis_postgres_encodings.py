@@ -81,7 +81,7 @@ def test_migrations_and_doctor_name_the_encoding(
 
     (finding,) = [one for one in report.findings if one.subject == "database, encoding"]
     assert finding.level == ("problem" if encoding == "SQL_ASCII" else "warning")
-    assert encoding in finding.says
+    assert encoding in finding.message
     assert report.healthy == (encoding != "SQL_ASCII")
 
 

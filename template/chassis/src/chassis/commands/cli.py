@@ -1,7 +1,6 @@
 """The commands of a service: serve, dev, migrate, doctor and chassis."""
 
 import logging
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
     """Build a service's command line, for its console script; more commands can be added to it.
 
     `app` names the factory, as in `my_service.main:create_service`. Exit codes: 1 for a failure,
-    2 for wrong settings or options, 3 where the server can't start.
+    2 for wrong settings or options, 3 if the server can't start.
     """
     version = click.Option(
         ["--version"],
@@ -167,13 +166,12 @@ def migrate(service: Service, wait: bool, check: bool, engine: BackendName | Non
 def doctor(service: Service, as_json: bool) -> None:
     """Examine settings, database and schema, and say what to change.
 
-    Exits with 0 where nothing needs to be put right, with 1 where something does.
+    Exits with 0 if nothing needs to be put right, with 1 if something does.
     """
     from .doctor import examine
 
     report = examine(_read(service.settings), service.package)
-    columns = min(shutil.get_terminal_size().columns, 100)
-    click.echo(report.as_json() if as_json else report.as_text(columns))
+    click.echo(report.as_json() if as_json else report.as_text())
     if not report.healthy:
         raise SystemExit(1)
 
@@ -196,7 +194,7 @@ def chassis() -> None:
 def status(answers_file: str | None) -> None:
     """Name what differs from the release in chassis/, and the newest release.
 
-    Exits with 0 where nothing differs, with 1 where something does, with 2 where it can't tell.
+    Exits with 0 if nothing differs, with 1 if something does, with 2 if it can't tell.
     """
     _run_template_status("status", answers_file)
 

@@ -1,7 +1,7 @@
 """What an examination found, written for people and for programs."""
 
 import json
-import textwrap
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -10,11 +10,11 @@ Level = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `advice` says what to set where it is not in order."""
+    """One thing that was examined; `advice` says what to set if it is not in order."""
 
     level: Level
     subject: str
-    says: str
+    message: str
     advice: str = ""
 
 
@@ -31,29 +31,21 @@ class Report:
         return all(finding.level != "problem" for finding in self.findings)
 
     def as_json(self) -> str:
-        """Write it for programs: every setting, every finding."""
+        """Write the report for programs: every setting, every finding."""
         return json.dumps({"healthy": self.healthy, **asdict(self)}, indent=2)
 
-    def as_text(self, width: int) -> str:
-        """Write it for people: the settings that are set, every finding."""
+    def as_text(self) -> str:
+        """Write the report for people: the settings that are set, every finding."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
         given = [one for one in self.settings if one["source"] != "default"]
-        defaults = len(self.settings) - len(given)
-        lines = _wrapped(f"settings ({defaults} others have their defaults)", width, "", "  ")
-        for one in given:
-            lines += _wrapped("{name}={value} ({source})".format(**one), width, "  ", "    ")
-        lines += ["", "findings"]
+        yield f"settings ({len(self.settings) - len(given)} others have their defaults)"
+        yield from ("  {name}={value} ({source})".format(**one) for one in given)
+        yield "\nfindings"
         for finding in self.findings:
-            label = f"  {finding.level:<8} "
-            said = f"{finding.subject}: {finding.says}"
-            lines += _wrapped(said, width, label, " " * len(label))
+            yield f"  {finding.level:<8} {finding.subject}: {finding.message}"
             if finding.advice:
-                lines += _wrapped(finding.advice, width, "        -> ", " " * len(label))
+                yield f"        -> {finding.advice}"
         levels = [finding.level for finding in self.findings]
-        lines += ["", f"problems: {levels.count('problem')}, warnings: {levels.count('warning')}"]
-        return "\n".join(lines)
-
-
-def _wrapped(words: str, width: int, first: str, rest: str) -> list[str]:
-    return textwrap.wrap(
-        words, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
-    )
+        yield f"\nproblems: {levels.count('problem')}, warnings: {levels.count('warning')}"
