@@ -44,7 +44,7 @@ def create_app(
     add_health_routes(app)
     add_readiness_check(app, "database", lambda: app.state.database_probe.check())
     if app.metrics is not None and settings.metrics_port is None:
-        app.add_api_route(settings.metrics_path, app.metrics.expose, include_in_schema=False)
+        app.add_api_route(settings.metrics_path, app.metrics.answer_scrape, include_in_schema=False)
     for router in routers:
         app.include_router(router)
     return app
@@ -63,7 +63,7 @@ class _Application(FastAPI):
             redoc_url=None,
             openapi_url="/openapi.json" if settings.docs_enabled else None,
             generate_unique_id_function=operation_id,
-            telemetry=None if self.tracing is None else self.tracing.of_requests,
+            telemetry=None if self.tracing is None else self.tracing.fastapi_telemetry,
         )
         self._surrounded: ASGIApp | None = None
         self.state.settings = settings
@@ -121,7 +121,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[None]:
         app.state.sessions, app.state.database_probe = sessions, probe
         for part in (app.metrics, app.tracing):
             if part is not None:
-                await stack.enter_async_context(part.watch(sessions, settings))
+                await stack.enter_async_context(part.instrument(sessions, settings))
         await _run_handlers(app, "on_startup")
         stack.push_async_callback(_run_handlers, app, "on_shutdown")
         yield

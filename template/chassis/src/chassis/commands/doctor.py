@@ -143,8 +143,9 @@ async def _examine_connection(
         await engine.dispose()
     if target.backend == "postgres":
         processes = settings.server_workers * settings.server_replicas
-        needed = dict(required_connections(settings, processes=processes))
-        budget = await query_budget(settings, target, needed[target])
+        counted = required_connections(settings, processes=processes)
+        needed = next(count for one, count in counted if one is target)
+        budget = await query_budget(settings, target, needed)
         yield _examine_pooler(settings, budget, f"{subject}, pooler")
         yield _examine_pool(budget, f"{subject}, pool")
 

@@ -19,9 +19,9 @@ PART_BYTES = 4096
 
 
 def open_log_stream() -> "TextIO | LogStream":
-    """Return standard error; where it may fill up, in a form that drops lines instead of waiting.
+    """Return standard error; if it may fill up, in a form that drops lines instead of waiting.
 
-    Where it was closed before the start, what is logged goes nowhere.
+    If it was closed before the start, what is logged goes nowhere.
     """
     error = sys.stderr
     if error is None:

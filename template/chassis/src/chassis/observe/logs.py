@@ -25,18 +25,18 @@ _STANDARD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "mess
 _SECRET = r"(?:password|passwd|secret|token|api[_-]?key|authorization|cookie)"
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
 # Bounded: of what a client sent, a search that tries again at each letter takes seconds.
-_ASSIGNED = rf"(?i)({_SECRET}[\w-]{{0,64}}['\"]?\s{{0,8}}[:=]\s{{0,8}}"
+_ASSIGNED = rf"(?i)({_SECRET}[\w-]{{0,64}}['\"]?\s{{0,8}}[:=]\s{{0,8}})"
 _PATTERNS = (
     (re.compile(r"(://[^\s:/@]*:)\S{1,4096}@"), r"\1***@"),
     (re.compile(r"(?i)(\bcookie['\"]?: ?['\"]?)[^\n'\"]+"), r"\1***"),
-    (re.compile(_ASSIGNED + r"(['\"]))(?:(?!\2).)+"), r"\1***"),
-    (re.compile(_ASSIGNED + r")(?:\w+ )?[^\s'\",;&)]+"), r"\1***"),
+    (re.compile(_ASSIGNED + r"(?:(['\"])(?:(?!\2).)+|(?:\w+ )?[^\s'\",;&)]+)"), r"\1\2***"),
     (re.compile(r"(?i)\b(bearer|basic) [\w.~+/=-]{8,}"), r"\1 ***"),
-    # Here PostgreSQL quotes the values of a row, which may have several lines.
-    (re.compile(r"(?s)\b(DETAIL:).*?(?=\n(?:HINT:|\[SQL:|\n)|\Z)"), r"\1 ***"),
-    # And here the driver and the server quote the value of a statement.
+    # Here PostgreSQL and its driver quote values, which may have several lines.
     (
-        re.compile(r"(invalid input (?:for query argument \$\d+|syntax for type [\w ]+):).*"),
+        re.compile(
+            r"(?s)\b(DETAIL:|invalid input (?:for query argument \$\d+|syntax for type [\w ]+):)"
+            r".*?(?=\n(?:HINT:|\[SQL:|\n)|\Z)"
+        ),
         r"\1 ***",
     ),
 )
@@ -57,7 +57,7 @@ class LogOptions(NamedTuple):
     @classmethod
     def from_settings(cls, settings: ChassisSettings) -> Self:
         """Return the options that a service's settings have, with their secrets."""
-        return cls(settings.log_level, settings.log_format, tuple(_secrets_of(settings)))
+        return cls(settings.log_level, settings.log_format, tuple(_find_secrets(settings)))
 
 
 def configure_logging(options: LogOptions) -> None:
@@ -68,7 +68,7 @@ def configure_logging(options: LogOptions) -> None:
     if not logging.root.handlers:
         logging.basicConfig(level=options.level, handlers=[_create_handler(options)])
     logging.captureWarnings(True)
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    logging.getLogger("uvicorn.error").addFilter(_is_unreported)
     # uvicorn writes no access lines of its own if nobody listens.
     logging.getLogger("uvicorn.access").propagate = False
     # At DEBUG the one writes every statement with its values; at INFO the others list their parts.
@@ -81,12 +81,12 @@ def _create_handler(options: LogOptions) -> logging.Handler:
     stream = open_log_stream()
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     text = options.format == "text" or (options.format == "auto" and is_terminal)
-    handler = logging.StreamHandler(stream) if text else JSONHandler(stream)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter((TextFormatter if text else JSONFormatter)(options.secrets))
     return handler
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_unreported(record: logging.LogRecord) -> bool:
     """Return whether a record of the server tells more than what was logged of its request.
 
     Its lines about websockets are not wanted either: they hold the path with its query.
@@ -96,7 +96,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not is_reported and "WebSocket %s" not in str(record.msg)
 
 
-def _secrets_of(settings: ChassisSettings) -> list[str]:
+def _find_secrets(settings: ChassisSettings) -> list[str]:
     values = (getattr(settings, name) for name in type(settings).model_fields)
     texts = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
     in_urls = [found[1] for text in texts if (found := re.search(r"://[^:/@]*:(.+)@", text))]
@@ -109,23 +109,27 @@ def log_access(request: RequestRecord) -> None:
     """Write the line of a request that was answered."""
     if not access_logger.isEnabledFor(logging.INFO):
         return
-    handlers = logging.root.handlers
-    # Nobody else listens: a record on its way through `logging` takes as long as all the rest.
-    if (
-        len(handlers) == 1
-        and isinstance(handlers[0], JSONHandler)
-        and not (access_logger.handlers or access_logger.filters or handlers[0].filters)
-    ):
-        # A request does not fail with its log, as it would not by `logging` either.
-        with suppress(OSError, ValueError):
-            handlers[0].stream.write(_access_line(request))
+    if (stream := _find_only_stream()) is None:
+        fields = _access_fields(request)
+        access_logger.info("%s %d", request.name, request.status, extra=fields)
         return
-    fields = _access_fields(request)
-    access_logger.info("%s %d", request.name, request.status, extra=fields)
+    # A request does not fail with its log, as it would not by `logging` either.
+    with suppress(OSError, ValueError):
+        stream.write(_access_line(request))
 
 
-class JSONHandler(logging.StreamHandler[TextIO | LogStream]):
-    """Writes lines to standard error, which sends each of them on at its end."""
+def _find_only_stream() -> TextIO | LogStream | None:
+    """Return where lines go as JSON if nobody else listens.
+
+    A record on its way through `logging` takes as long as all the rest of an access line.
+    """
+    if len(logging.root.handlers) != 1:
+        return None
+    handler = logging.root.handlers[0]
+    if type(handler) is not logging.StreamHandler or type(handler.formatter) is not JSONFormatter:
+        return None
+    is_alone = not (access_logger.handlers or access_logger.filters or handler.filters)
+    return handler.stream if is_alone else None
 
 
 class _Formatter(logging.Formatter):
@@ -137,6 +141,7 @@ class _Formatter(logging.Formatter):
         self._patterns = [(re.compile(known), "***"), *_PATTERNS] if known else _PATTERNS
 
     def scrub(self, value: Any) -> Any:
+        """Return a value for JSON without secrets, to its depths."""
         match value:
             case str():
                 for pattern, replacement in self._patterns:
@@ -158,7 +163,7 @@ class _Formatter(logging.Formatter):
 
 
 class TextFormatter(_Formatter):
-    """One line for people, and a traceback below it where there is one."""
+    """One line for people, and below it the traceback of an error."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a line; what a client sent can't begin another one, or steer a terminal."""
@@ -183,7 +188,7 @@ class JSONFormatter(_Formatter):
         """Write a line."""
         added = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         own = {
-            "timestamp": _timestamp(record.created),
+            "timestamp": _format_timestamp(record.created),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -195,11 +200,11 @@ class JSONFormatter(_Formatter):
 
 
 def _access_line(request: RequestRecord) -> str:
-    """Write what JSONFormatter would, ten times as fast; there is no secret in it."""
+    """Return the line that JSONFormatter would write, ten times as fast: it holds no secret."""
     now = time()
     line = (
-        f'{{"timestamp":"{_timestamp(now)}","level":"INFO","logger":"{access_logger.name}",'
-        f"{_what(request.scope['method'], request.route, request.status)},"
+        f'{{"timestamp":"{_format_timestamp(now)}","level":"INFO","logger":"{access_logger.name}",'
+        f"{_route_fields(request.scope['method'], request.route, request.status)},"
         f'"duration_ms":{(perf_counter() - request.started) * 1000:.2f},'
         f'"database_ms":{request.seconds * 1000:.2f},"statements":{request.count}'
     )
@@ -211,7 +216,7 @@ def _access_line(request: RequestRecord) -> str:
 
 
 @lru_cache(1024)
-def _what(method: str, route: str | None, status: int) -> str:
+def _route_fields(method: str, route: str | None, status: int) -> str:
     message = f"{method} {route or NO_ROUTE} {status}"
     fields = {"message": message, "method": method, "route": route, "status": status}
     return json.dumps(fields, separators=(",", ":"))[1:-1]
@@ -236,10 +241,10 @@ def _request_fields() -> dict[str, str]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _timestamp(seconds: float) -> str:
-    return f"{_second(int(seconds))}.{int(seconds % 1 * 1000):03}Z"
+def _format_timestamp(seconds: float) -> str:
+    return f"{_format_second(int(seconds))}.{int(seconds % 1 * 1000):03}Z"
 
 
 @lru_cache(1)
-def _second(seconds: int) -> str:
+def _format_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]

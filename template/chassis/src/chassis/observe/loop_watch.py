@@ -32,7 +32,7 @@ class _LoopWatch:
         self._watched = threading.get_ident()
         self._ended = threading.Event()
         self._note_time()
-        self._thread = threading.Thread(target=self._look, name="loop-watch", daemon=True)
+        self._thread = threading.Thread(target=self._report_blocks, name="loop-watch", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
@@ -44,7 +44,7 @@ class _LoopWatch:
         self._noted = monotonic()
         self._timer = self._loop.call_later(BLOCKED_SECONDS / 4, self._note_time)
 
-    def _look(self) -> None:
+    def _report_blocks(self) -> None:
         reported = 0.0
         while not self._ended.wait(BLOCKED_SECONDS / 2):
             noted = self._noted

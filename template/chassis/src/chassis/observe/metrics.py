@@ -1,4 +1,4 @@
-"""Metrics for Prometheus. Imported only where they are switched on."""
+"""Metrics for Prometheus. Imported only if they are switched on."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ from ..settings import ChassisSettings
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-# Where worker processes keep their numbers, so that each of them can give the sums.
+# Where worker processes keep their numbers, so that each of them can answer with the sums.
 _SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _REFRESH_SECONDS = 1.0
 _METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
@@ -52,13 +52,13 @@ class Metrics:
         self._durations = Histogram(
             "http_request_duration_seconds", "Until the answer's end.", ("method", "route")
         )
-        self._in_flight = _gauge("http_requests_in_flight", "Not yet answered.")
+        self._in_flight = _create_gauge("http_requests_in_flight", "Not yet answered.")
         self._ran = Counter("database_statements", "Sent to databases.")
         self._took = Counter("database_seconds", "Spent in statements and commits.")
-        self._size = _gauge("database_pool_size", "Connections kept open.", "pool")
-        self._used = _gauge("database_pool_checked_out", "Connections in use.", "pool")
-        self._over = _gauge("database_pool_overflow", "Connections beyond the size.", "pool")
-        self._waiting = _gauge("database_pool_waiting", "Waiting for a connection.", "pool")
+        self._size = _create_gauge("database_pool_size", "Connections kept open.", "pool")
+        self._used = _create_gauge("database_pool_checked_out", "Connections in use.", "pool")
+        self._over = _create_gauge("database_pool_overflow", "Connections beyond the size.", "pool")
+        self._waiting = _create_gauge("database_pool_waiting", "Waiting for a connection.", "pool")
         # To look labels up takes longer than to count. There are so many routes and methods.
         self._counter = lru_cache(4096)(self._requests.labels)
         self._histogram = lru_cache(4096)(self._durations.labels)
@@ -71,8 +71,8 @@ class Metrics:
         self._counter(method, route, request.status).inc()
         self._histogram(method, route).observe(perf_counter() - request.started)
 
-    def refresh(self) -> None:
-        """Take up what is not counted here but looked at."""
+    def refresh_gauges(self) -> None:
+        """Bring the gauges, and the counters of statements, up to date."""
         self._in_flight.set(self.in_flight)
         self._ran.inc(PROCESS_STATS.count - self._statements)
         self._took.inc(PROCESS_STATS.seconds - self._seconds)
@@ -85,27 +85,29 @@ class Metrics:
                 self._waiting.labels(name).set(pool.waiting)
 
     @asynccontextmanager
-    async def watch(self, sessions: Sessions, settings: ChassisSettings) -> AsyncIterator[None]:
-        """Look at an application's pools while it runs, and serve the port of the metrics."""
+    async def instrument(
+        self, sessions: Sessions, settings: ChassisSettings
+    ) -> AsyncIterator[None]:
+        """Measure an application's pools while it runs, and serve the port of the metrics."""
         self._engines = sessions.engines
         if _SHARED_FOLDER not in os.environ:
-            with _serve(settings, self):
+            with _serve_port(settings, self):
                 yield
             return
-        refreshing = asyncio.create_task(self._keep_fresh())
+        refreshing = asyncio.create_task(self._keep_gauges_fresh())
         try:
             yield
         finally:
             refreshing.cancel()
 
-    async def expose(self) -> Response:
+    async def answer_scrape(self) -> Response:
         """Answer a scrape."""
-        return Response(generate_latest(_registry(self)), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(_create_registry(self)), media_type=CONTENT_TYPE_LATEST)
 
-    async def _keep_fresh(self) -> None:
-        """Write the gauges down for the workers that may be asked instead of this one."""
+    async def _keep_gauges_fresh(self) -> None:
+        """Write the gauges down again and again, for workers that are asked instead of this one."""
         while True:
-            self.refresh()
+            self.refresh_gauges()
             await asyncio.sleep(_REFRESH_SECONDS)
 
 
@@ -117,11 +119,11 @@ def process_metrics() -> Metrics:
 
 @contextmanager
 def share_metrics(settings: ChassisSettings) -> Iterator[Callable[[int], object]]:
-    """Make the worker processes started inside count together; give what forgets a dead one."""
+    """Let worker processes count together. Yield the function that forgets a dead one."""
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
         os.environ[_SHARED_FOLDER] = folder
         try:
-            with _serve(settings, None):
+            with _serve_port(settings, None):
                 yield mark_process_dead
         finally:
             del os.environ[_SHARED_FOLDER]
@@ -147,11 +149,11 @@ def _is_running(process: int) -> bool:
 
 
 @contextmanager
-def _serve(settings: ChassisSettings, metrics: Metrics | None) -> Iterator[None]:
+def _serve_port(settings: ChassisSettings, metrics: Metrics | None) -> Iterator[None]:
     if settings.metrics_port is None:
         yield
         return
-    address, registry = (settings.metrics_port, settings.server_host), _registry(metrics)
+    address, registry = (settings.metrics_port, settings.server_host), _create_registry(metrics)
     server, thread = start_http_server(*address, registry)
     server.set_app(_answer_head(make_wsgi_app(registry)))
     try:
@@ -182,26 +184,26 @@ def _answer_head(app: "WSGIApplication") -> "WSGIApplication":
     return answer
 
 
-def _registry(metrics: Metrics | None) -> CollectorRegistry:
+def _create_registry(metrics: Metrics | None) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(_Everything(metrics))
+    registry.register(_Collector(metrics))
     return registry
 
 
-class _Everything:
-    """What there is to tell, fresh: of this process, or of all that share a folder."""
+class _Collector:
+    """Collects the numbers of this process, or of all that share a folder, at each scrape."""
 
     def __init__(self, metrics: Metrics | None) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
         if self._metrics is not None:
-            self._metrics.refresh()
+            self._metrics.refresh_gauges()
         if _SHARED_FOLDER not in os.environ:
             return REGISTRY.collect()
         shared: Iterable[Metric] = MultiProcessCollector(None).collect()  # type: ignore[no-untyped-call]
         return shared
 
 
-def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+def _create_gauge(name: str, meaning: str, *labels: str) -> Gauge:
     return Gauge(name, meaning, labels, multiprocess_mode="livesum")

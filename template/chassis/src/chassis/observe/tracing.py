@@ -1,4 +1,4 @@
-"""Tracing by OpenTelemetry. Imported only where it is switched on.
+"""Tracing by OpenTelemetry. Imported only if it is switched on.
 
 FastAPI makes a span for each request itself, once it has a provider; those of statements are made
 here. Where spans go, and how many, is said by OpenTelemetry's own variables, `OTEL_*`.
@@ -27,18 +27,18 @@ _SPANS = "chassis_spans"
 
 
 class Tracing:
-    """Where the spans of an application come from; `provider` takes more processors."""
+    """The spans of an application; `provider` takes more processors."""
 
     def __init__(self, package: str) -> None:
         named = {} if os.environ.get("OTEL_SERVICE_NAME") else {SERVICE_NAME: package}
         self.provider = TracerProvider(resource=Resource.create(named))
-        self.provider.add_span_processor(_WithoutQueries())
+        self.provider.add_span_processor(_QueryMasker())
         if os.environ.get("OTEL_TRACES_EXPORTER") != "none":
             self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 
     @property
-    def of_requests(self) -> TelemetryConfig:
-        """What FastAPI is told: spans for requests, and nothing else."""
+    def fastapi_telemetry(self) -> TelemetryConfig:
+        """FastAPI's own option for spans of requests, and nothing else."""
         return {
             "tracer_provider": self.provider,
             "metrics": False,
@@ -48,7 +48,9 @@ class Tracing:
         }
 
     @asynccontextmanager
-    async def watch(self, sessions: Sessions, settings: ChassisSettings) -> AsyncIterator[None]:
+    async def instrument(
+        self, sessions: Sessions, settings: ChassisSettings
+    ) -> AsyncIterator[None]:
         """Trace the statements of an application while it runs; at the end send what is left."""
         # A custom database has one pool for both, and what listens to one engine hears the other.
         engines = {engine.pool: engine for engine in reversed(sessions.engines.values())}
@@ -67,7 +69,7 @@ class Tracing:
         return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
 
 
-class _WithoutQueries(SpanProcessor):
+class _QueryMasker(SpanProcessor):
     """Hides query strings, which may hold secrets; FastAPI would send them."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
@@ -79,18 +81,18 @@ def _trace_statements(engine: Engine, tracer: Tracer) -> None:
     """Make a span for each statement, without its values."""
 
     @event.listens_for(engine, "before_cursor_execute")
-    def before(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+    def start_span(connection: Connection, cursor: object, statement: str, *_: object) -> None:
         attributes = {"db.system.name": engine.dialect.name, "db.query.text": statement}
         name = statement.split(None, 1)[0].upper()
         span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
         connection.info.setdefault(_SPANS, []).append(span)
 
     @event.listens_for(engine, "after_cursor_execute")
-    def after(connection: Connection, *_: object) -> None:
+    def end_span(connection: Connection, *_: object) -> None:
         connection.info[_SPANS].pop().end()
 
     @event.listens_for(engine, "handle_error")
-    def failed(context: ExceptionContext) -> None:
+    def end_failed_span(context: ExceptionContext) -> None:
         spans: list[Span] = context.connection.info.get(_SPANS, []) if context.connection else []
         if spans:
             span = spans.pop()
