@@ -270,12 +270,12 @@ ORDER = (
 
 
 def test_tags_are_in_the_order_of_pep_440(monkeypatch: pytest.MonkeyPatch) -> None:
-    order_of = tool("template_releases", monkeypatch).order_of
+    version_key = tool("template_releases", monkeypatch).version_key
     for earlier, later in pairwise(ORDER.split()):
         assert Version(earlier) < Version(later)
-        assert order_of(earlier) < order_of(later), later
-    assert order_of("v1.0.0") == order_of("1.0") == order_of("1")
-    assert [order_of(no_version) for no_version in ("latest", "v1.x", "release-1.0")] == [()] * 3
+        assert version_key(earlier) < version_key(later), later
+    assert version_key("v1.0.0") == version_key("1.0") == version_key("1")
+    assert [version_key(no_version) for no_version in ("latest", "v1.x", "release-1.0")] == [()] * 3
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_tags_are_in_the_order_of_pep_440(monkeypatch: pytest.MonkeyPatch) -> No
 def test_versions_are_compared_as_copier_does(
     version: str, tags: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sentence, _ = tool("template_releases", monkeypatch).compare(version, tags.split())
+    sentence, _ = tool("template_releases", monkeypatch).compare_versions(version, tags.split())
     assert sentence.startswith(says)
 
 
@@ -310,7 +310,7 @@ def test_copier_itself_agrees_on_what_is_newer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a template that is tagged after an untagged commit, then for a candidate."""
-    compare = tool("template_releases", monkeypatch).compare
+    compare_versions = tool("template_releases", monkeypatch).compare_versions
     template = create_repository(tmp_path / "template")
     (template.path / "copier.yml").write_text("_subdirectory: template\n")
     recorded, tags = commits_of(template, ["", "v0.9.0", "", "v1.0.0", "", "v1.1.0rc1"])
@@ -321,7 +321,9 @@ def test_copier_itself_agrees_on_what_is_newer(
         (project / ".copier-answers.yml").write_text(record)
         check = [sys.executable, "-m", "copier", "check-update", "--output-format", "json"]
         done = subprocess.run(check, cwd=project, capture_output=True, text=True, check=True)
-        assert json.loads(done.stdout)["update_available"] == bool(compare(version, tags)[1])
+        assert json.loads(done.stdout)["update_available"] == bool(
+            compare_versions(version, tags)[1]
+        )
 
 
 def commits_of(template: TemplateRepository, tags: list[str]) -> tuple[list[str], list[str]]:

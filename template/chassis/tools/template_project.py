@@ -52,7 +52,7 @@ def read_project(root: Path, answers_file: str | None = None) -> Project:
 def find_changes(project: Project) -> dict[str, str]:
     """Return what was done to each file that differs from the manifest; line ends don't count."""
     chassis, expected = project.root / "chassis", project.manifest
-    found = {path: digest(chassis / path) for path in _files(chassis)}
+    found = {path: hash_file(chassis / path) for path in _list_files(chassis)}
     changed = {path: "edited" for path in expected.keys() & found if expected[path] != found[path]}
     changed |= dict.fromkeys(expected.keys() - found, "deleted")
     return changed | dict.fromkeys(found.keys() - expected, "added")
@@ -66,7 +66,7 @@ def parse_manifest(text: str) -> dict[str, str]:
     return {path: value for value, path in lines}
 
 
-def digest(file: Path) -> str:
+def hash_file(file: Path) -> str:
     """Hash a file as if its lines ended with LF; return nothing for one that is missing."""
     if not file.is_file():
         return ""
@@ -134,7 +134,7 @@ def _explain_no_answers(root: Path) -> str:
     )
 
 
-def _files(chassis: Path) -> Iterator[str]:
+def _list_files(chassis: Path) -> Iterator[str]:
     """Yield the files but the manifest and what tools make, which chassis/.gitignore names."""
     rules = chassis / ".gitignore"
     lines = rules.read_text(encoding="utf-8").splitlines() if rules.is_file() else []

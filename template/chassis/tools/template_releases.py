@@ -24,7 +24,7 @@ class Releases:
     recorded: dict[str, str] | None = None
     following: dict[str, str] | None = None
 
-    def fate_of(self, path: str) -> str:
+    def predict_update(self, path: str) -> str:
         """Return what an update does to a file that was changed by hand."""
         if self.following is None:
             return ""
@@ -48,23 +48,23 @@ def find_releases(project: Project) -> Releases:
         source = hide_credentials(project.source)
         return Releases(f"unknown, as the template at {source} can't be reached ({error})")
     tags = re.findall(r"refs/tags/(.+)", listed)
-    sentence, following = compare(project.version, tags)
+    sentence, following = compare_versions(project.version, tags)
     recorded = project.version if project.version in tags else ""
     wanted = [recorded, following]
     manifests = (fetch_manifest(project, address, tag) if tag else None for tag in wanted)
     return Releases(sentence, following, *manifests)
 
 
-def compare(version: str, tags: list[str]) -> tuple[str, str]:
+def compare_versions(version: str, tags: list[str]) -> tuple[str, str]:
     """Return a sentence on the newest release, and its tag if `copier update` takes it."""
-    releases = [tag for tag in tags if order_of(tag) and not is_prerelease(tag)]
-    newest = max(releases, key=order_of, default="")
+    releases = [tag for tag in tags if version_key(tag) and not is_prerelease(tag)]
+    newest = max(releases, key=version_key, default="")
     base = re.sub(r"-\d+-g[0-9a-f]+$", "", version)
     if not newest:
         return "the template has none yet", ""
     if base not in tags and not re.fullmatch("[0-9a-f]{7,40}", base):
         return f"{newest}; {base} is no longer in the template, so no update can start", ""
-    if base not in tags or order_of(base) < order_of(newest):
+    if base not in tags or version_key(base) < version_key(newest):
         return f"{newest}; `copier update` takes it", newest
     return ("this one" if version == newest else f"{newest}; {version} is newer"), ""
 
@@ -92,7 +92,7 @@ def is_prerelease(tag: str) -> bool:
     return found is not None and bool(found[3] or found[8])
 
 
-def order_of(tag: str) -> tuple[object, ...]:
+def version_key(tag: str) -> tuple[object, ...]:
     """Return a key that sorts tags as PEP 440 does; nothing for a tag that is no version."""
     found = _VERSION.fullmatch(tag.lower())
     if found is None:
@@ -101,15 +101,12 @@ def order_of(tag: str) -> tuple[object, ...]:
     after = int(dash or post_number or 0) if dash or post else -1
     # Sorted as words; "c", "pre" and "preview" are other names of "rc".
     word = stage.replace("pre", "rc")[0] if stage else "" if dev and after < 0 else "released"
+    parts = re.split("[-_.]", local or "")
     return (
         int(epoch or 0),
         [int(part) for part in re.sub(r"(\.0+)+$", "", numbers).split(".")],
         ("r" if word == "c" else word, int(number or 0)),
         after,
         int(dev_number or 0) if dev else math.inf,
-        [(part.isdigit(), int(part) if part.isdigit() else part) for part in _parts(local)],
+        [(part.isdigit(), int(part) if part.isdigit() else part) for part in parts],
     )
-
-
-def _parts(local: str | None) -> list[str]:
-    return re.split("[-_.]", local or "")

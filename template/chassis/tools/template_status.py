@@ -18,9 +18,9 @@ from template_project import (
     MANIFEST,
     Project,
     StatusError,
-    digest,
     find_changes,
     find_copier,
+    hash_file,
     hide_credentials,
     read_project,
     run,
@@ -106,7 +106,7 @@ def describe_changes(project: Project, releases: Releases) -> Iterator[str]:
         yield f"{change:9}{path}\n         {fate}"
         if change == "edited":
             marked = b"\n<<<<<<< " in (project.root / "chassis" / path).read_bytes()
-            fate = "it holds conflict markers" if marked else releases.fate_of(path)
+            fate = "it holds conflict markers" if marked else releases.predict_update(path)
             yield from [f"         {fate}"] if fate else []
 
 
@@ -121,12 +121,13 @@ def describe_git(project: Project) -> Iterator[str]:
     missing = [name for name in names if name not in ends and (project.root / name).is_file()]
     ignored = find_ignored(project, missing)
     for rule, paths in ignored.items():
-        yield f"ignored  {shorten(paths)}\n         by {rule}: an update deletes what git ignores"
+        yield f"ignored  {shorten_list(paths)}"
+        yield f"         by {rule}: an update deletes what git ignores"
     untracked = sorted({*missing}.difference(*ignored.values()))
     if untracked and f"chassis/{MANIFEST}" in ends:
-        yield f"unknown to git  {shorten(untracked)}\n         git add --all chassis"
+        yield f"unknown to git  {shorten_list(untracked)}\n         git add --all chassis"
     if windows := [name for name, line in ends.items() if line[:6] in ("i/crlf", "i/mixe")]:
-        yield f"CRLF     {shorten(windows)}"
+        yield f"CRLF     {shorten_list(windows)}"
         yield "         in git, where an update conflicts: git add --renormalize chassis"
 
 
@@ -141,7 +142,7 @@ def find_ignored(project: Project, names: list[str]) -> dict[str, list[str]]:
     return rules
 
 
-def shorten(names: list[str]) -> str:
+def shorten_list(names: list[str]) -> str:
     """Join some names, and count the rest."""
     shown = ", ".join(name.removeprefix("chassis/") for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
@@ -154,7 +155,7 @@ def describe_installed(project: Project) -> Iterator[str]:
         return
     installed, source = Path(spec.origin).parent, project.root / "chassis/src/chassis"
     names = [path.relative_to(source) for path in source.rglob("*.py")]
-    if any(digest(installed / name) != digest(source / name) for name in names):
+    if any(hash_file(installed / name) != hash_file(source / name) for name in names):
         yield f"installed is other code, in {installed}"
         yield "         install this folder's: uv sync, or pip install ./chassis ."
 

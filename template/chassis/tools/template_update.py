@@ -21,7 +21,7 @@ from template_project import (
     read_project,
     run,
 )
-from template_releases import order_of
+from template_releases import version_key
 
 TRAILER = "Template-Release"
 # GitHub takes 65,536 characters.
@@ -65,7 +65,7 @@ def main() -> int:
     try:
         root = Path(__file__).absolute().parents[2]
         branch = find_branch(root, options.branch, options.base)
-        print(propose(root, options.answers_file, branch))
+        print(propose_update(root, options.answers_file, branch))
     except (StatusError, OSError, UnicodeDecodeError) as error:
         print("::error::" if "GITHUB_ACTIONS" in os.environ else "Error: ", end="", file=sys.stderr)
         print(error, file=sys.stderr)
@@ -78,10 +78,11 @@ def find_branch(root: Path, name: str, base: str) -> Branch:
     run(["git", "fetch", "--quiet", "--prune", "origin"], root)
     find_tip = ["git", "for-each-ref", "--format=%(objectname)", f"refs/remotes/origin/{name}"]
     ask = ["gh", "pr", "list", "--head", name, "--state", "all", "--json", "state,headRefOid"]
-    return Branch(name, f"origin/{base}", run(find_tip, root).strip(), json.loads(run(ask, root)))
+    tip, pulls = run(find_tip, root).strip(), json.loads(run(ask, root))
+    return Branch(name, f"origin/{base}", tip, pulls)
 
 
-def propose(root: Path, answers_file: str | None, branch: Branch) -> str:
+def propose_update(root: Path, answers_file: str | None, branch: Branch) -> str:
     """Update, push, open or edit the pull request; return a sentence on what was done."""
     run(["git", "switch", "--quiet", "--no-track", "-C", branch.name, branch.base], root)
     update = make_update(read_project(root, answers_file))
@@ -177,10 +178,10 @@ def write_pull(update: Update, branch: Branch) -> None:
     else:
         base = branch.base.removeprefix("origin/")
         command = ["gh", "pr", "create", "--head", branch.name, "--base", base, *title]
-    run(command, update.new.root, given=describe(update))
+    run(command, update.new.root, given=write_description(update))
 
 
-def describe(update: Update) -> str:
+def write_description(update: Update) -> str:
     """Write the pull request's text: the releases, what is lost, the changelog, the status."""
     old, new = update.old, update.new
     source = hide_credentials(new.source)
@@ -199,8 +200,8 @@ def read_changelog(root: Path, version: str) -> list[str]:
     file = root / "chassis/CHANGELOG.md"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
-    old = order_of(version)
-    orders = [order_of(section.split(maxsplit=2)[1].strip("[]:")) for section in sections]
+    old = version_key(version)
+    orders = [version_key(section.split(maxsplit=2)[1].strip("[]:")) for section in sections]
     pairs = zip(sections, orders, strict=True)
     return [section for section, order in pairs if not old or not order or order > old]
 
