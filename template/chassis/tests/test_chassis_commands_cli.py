@@ -130,6 +130,26 @@ def test_a_services_own_command_ends_as_ours_do() -> None:
     assert (result.exit_code, result.stderr) == (1, "Error: the database is away\n")
 
 
+@pytest.mark.parametrize("command", ["status", "diff"])
+def test_the_commands_of_the_checkout_say_what_they_need_without_one(command: str) -> None:
+    result = invoke("chassis", command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "run this in the service's checkout" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "diff"])
+def test_the_commands_of_the_checkout_run_its_tool_from_any_folder_in_it(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = Path("chassis/tools/template_status.py")
+    tool.parent.mkdir(parents=True)
+    tool.write_text("import pathlib, sys; pathlib.Path('said').write_text(str(sys.argv[1:]))")
+    Path("src").mkdir()
+    monkeypatch.chdir("src")
+    assert invoke("chassis", command, "-a", "answers.yml").exit_code == 0
+    assert Path("said").read_text() == str([command, "--answers-file", "answers.yml"])
+
+
 def test_dev_migrates_serves_follows_the_code_and_leaves_nothing_behind(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

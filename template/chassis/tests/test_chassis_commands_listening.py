@@ -9,7 +9,7 @@ import pytest
 from chassis_processes import free_port, has_ipv6
 
 from chassis import ChassisSettings
-from chassis.commands.listening import listed_urls, open_sockets
+from chassis.commands.listening import format_urls, open_sockets
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
 
@@ -43,7 +43,7 @@ def test_a_name_is_reached_by_each_of_its_addresses_that_exist_here(
     with monkeypatch.context() as patched:
         patched.setattr(socket, "getaddrinfo", find_several)
         sockets = open_sockets("localhost", port)
-    assert listed_urls(sockets) == f"http://[::1]:{port}, http://127.0.0.1:{port}"
+    assert format_urls(sockets) == f"http://[::1]:{port}, http://127.0.0.1:{port}"
     for one in sockets:
         one.close()
 

@@ -12,6 +12,7 @@ import click
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from .. import __version__
 from ..db.address.settings import DatabaseSettings
 from ..db.address.urls import BackendName
 from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError
@@ -63,25 +64,19 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
 
 @dataclass(frozen=True)
 class Service:
-    """What the commands work on."""
+    """The service that the commands run: its factory, and the class of its settings."""
 
     app: str
     settings: type[ChassisSettings]
 
     @property
     def package(self) -> str:
-        """The name of the service's package."""
+        """The name of the service's package, such as `my_service`."""
         return self.app.partition(":")[0].partition(".")[0]
 
 
 class InvalidSettingsError(click.ClickException):
     """The settings are wrong; the same exit code as for wrong options."""
-
-    exit_code = 2
-
-
-class NoCheckoutError(click.ClickException):
-    """The command needs the service's checkout."""
 
     exit_code = 2
 
@@ -114,8 +109,8 @@ def serve(
     service: Service, host: str | None, port: int | None, workers: int | None, reload: bool
 ) -> None:
     """Serve HTTP requests."""
-    settings = _prepare(service, server_host=host, server_port=port, server_workers=workers)
-    _serve(service, settings, reload=reload)
+    settings = _load_settings(service, server_host=host, server_port=port, server_workers=workers)
+    _run_server(service, settings, reload=reload)
 
 
 @click.command()
@@ -124,9 +119,9 @@ def serve(
 @click.pass_obj
 def dev(service: Service, host: str | None, port: int | None) -> None:
     """Migrate, then serve and restart when the code changes."""
-    settings = _prepare(service, server_host=host, server_port=port)
-    migrate_service(service.package, _read(DatabaseSettings), wait=False)
-    _serve(service, settings, reload=True)
+    settings = _load_settings(service, server_host=host, server_port=port)
+    migrate_service(service.package, _read_settings(DatabaseSettings), wait=False)
+    _run_server(service, settings, reload=True)
 
 
 @click.command()
@@ -151,9 +146,9 @@ def migrate(service: Service, wait: bool, check: bool, engine: BackendName | Non
     """Bring the database's schema up to date."""
     if engine and not check:
         raise click.UsageError("--engine is for --check: write migrate --check --engine …")
-    _warn(service)
+    _print_warnings(service)
     configure_logging(LogOptions())
-    settings = _read(DatabaseSettings)
+    settings = _read_settings(DatabaseSettings)
     if check:
         check_service(service.package, settings, engine, wait=wait)
     else:
@@ -170,15 +165,16 @@ def doctor(service: Service, as_json: bool) -> None:
     """
     from .doctor import examine
 
-    report = examine(_read(service.settings), service.package)
+    report = examine(_read_settings(service.settings), service.package)
     click.echo(report.as_json() if as_json else report.as_text())
     if not report.healthy:
         raise SystemExit(1)
 
 
-def _prepare(service: Service, **options: str | int | None) -> ChassisSettings:
-    _warn(service)
-    settings = _read(service.settings)
+def _load_settings(service: Service, **options: str | int | None) -> ChassisSettings:
+    """Read the settings, which options of the command overrule, and begin to log."""
+    _print_warnings(service)
+    settings = _read_settings(service.settings)
     configure_logging(LogOptions.from_settings(settings))
     given = {name: value for name, value in options.items() if value is not None}
     return settings.model_copy(update=given)
@@ -211,19 +207,19 @@ def diff(answers_file: str | None) -> None:
 
 
 def _run_template_status(command: str, answers_file: str | None) -> None:
-    """Run the tool that stands in chassis/, so that it also runs where this package does not."""
+    """Run the tool in the checkout's chassis/, which also runs when this package is broken."""
     here = Path.cwd()
     arguments = [command] if answers_file is None else [command, "--answers-file", answers_file]
     for folder in (here, *here.parents):
         if (script := folder / "chassis" / "tools" / "template_status.py").is_file():
             raise SystemExit(subprocess.run([sys.executable, script, *arguments]).returncode)
-    raise NoCheckoutError(
+    raise click.UsageError(
         "there is no chassis/tools/template_status.py here or above: run this in the service's "
         "checkout, with chassis/ where it was rendered (an image holds neither)"
     )
 
 
-def _warn(service: Service) -> None:
+def _print_warnings(service: Service) -> None:
     try:
         warnings = list(find_warnings(service.settings))
     except SettingsError as error:
@@ -232,14 +228,14 @@ def _warn(service: Service) -> None:
         click.echo(f"Warning: {warning}", err=True)
 
 
-def _read(settings: type[SettingsT]) -> SettingsT:
+def _read_settings(settings: type[SettingsT]) -> SettingsT:
     try:
         return settings()
     except (ValidationError, SettingsError) as error:
         raise InvalidSettingsError(explain(error, settings)) from None
 
 
-def _serve(service: Service, settings: ChassisSettings, *, reload: bool) -> None:
+def _run_server(service: Service, settings: ChassisSettings, *, reload: bool) -> None:
     from .serve import run  # uvicorn would slow --help down
 
     run(service.app, settings, reload=reload)
@@ -249,18 +245,12 @@ def _print_versions(context: click.Context, option: click.Parameter, value: bool
     if not value or context.resilient_parsing:
         return
     service: Service = context.obj
-    versions = f"{_version_of(service.package)}, chassis {_chassis_version()}"
+    versions = f"{_find_version(service.package)}, chassis {__version__}"
     click.echo(f"{context.info_name} {versions}")
     context.exit()
 
 
-def _chassis_version() -> str:
-    from .. import __version__
-
-    return __version__
-
-
-def _version_of(package: str) -> str:
+def _find_version(package: str) -> str:
     """Find the version by the console script: an editable install does not list its packages."""
     for script in entry_points(group="console_scripts"):
         if script.module.partition(".")[0] == package and script.dist is not None:

@@ -1,7 +1,7 @@
 """The connections of clients: how many there may be, and how long each may ask for nothing.
 
-uvicorn limits neither. What stands here is asyncio's public interface alone: a protocol between
-the event loop and uvicorn's, on the sockets that the service listens on.
+uvicorn limits neither. This module uses asyncio's public interface alone: a protocol between the
+event loop and uvicorn's, on the sockets that the service listens on.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ else:
 logger = logging.getLogger(__name__)
 
 # A connection that asked for nothing this long may be closed to make room for another.
-SPARE_SECONDS = 1.0
+IDLE_SECONDS = 1.0
 REPORT_SECONDS = 10.0
-# Files that are none of clients: the database's connections, logs, modules.
-FILES_KEPT = 64
+# Files for other things than clients: the database's connections, logs, modules.
+RESERVED_FILES = 64
 
-_CURRENT: ContextVar["Client | None"] = ContextVar("chassis_client", default=None)
+_CURRENT_CLIENT: ContextVar["Client | None"] = ContextVar("chassis_client", default=None)
 
 
-def _answer(status: str, detail: str) -> bytes:
+def _write_answer(status: str, detail: str) -> bytes:
     body = (
         f'{{"type":"about:blank","title":"{status[4:]}","status":{status[:3]},"detail":"{detail}"}}'
     )
@@ -40,13 +40,15 @@ def _answer(status: str, detail: str) -> bytes:
     ).encode()
 
 
-_TOO_LATE = _answer("408 Request Timeout", "The headers took too long to arrive.")
-_TOO_MANY = _answer("503 Service Unavailable", "The service has too many connections.")
+_HEADERS_TOO_LATE = _write_answer("408 Request Timeout", "The headers took too long to arrive.")
+_TOO_MANY_CONNECTIONS = _write_answer(
+    "503 Service Unavailable", "The service has too many connections."
+)
 
 
 def note_request() -> None:
-    """Note that the connection that is served here has asked for something."""
-    if (client := _CURRENT.get()) is not None:
+    """Note that the client of the current task has sent the headers of a request."""
+    if (client := _CURRENT_CLIENT.get()) is not None:
         client.begin_request()
 
 
@@ -57,7 +59,9 @@ def limit_connections(wanted: int) -> int:
     except ImportError:
         return wanted
     files, _ = getrlimit(RLIMIT_NOFILE)
-    return wanted if files == RLIM_INFINITY else min(wanted, files - min(FILES_KEPT, files // 2))
+    if files == RLIM_INFINITY:
+        return wanted
+    return min(wanted, files - min(RESERVED_FILES, files // 2))
 
 
 class Clients:
@@ -67,12 +71,12 @@ class Clients:
         self._limit = limit
         self._header_seconds = header_seconds
         self._open: dict[Client, None] = {}
-        self._late = self._spared = self._refused = 0
+        self._late = self._made_room = self._refused = 0
         self._reported = float("-inf")
 
     def add(self, client: "Client") -> bool:
-        """Take a connection in. Return whether there is room for it."""
-        if len(self._open) >= self._limit and not self._close_spare():
+        """Add a connection. Return whether there is room for it."""
+        if len(self._open) >= self._limit and not self._close_idle_client():
             self._refused += 1
             return False
         self._open[client] = None
@@ -85,22 +89,22 @@ class Clients:
     async def watch(self) -> None:
         """Close connections without a request for too long, and report what was closed."""
         while True:
-            await asyncio.sleep(SPARE_SECONDS)
+            await asyncio.sleep(IDLE_SECONDS)
             for client in list(self._open):
-                client.idle_seconds = 0.0 if client.is_busy else client.idle_seconds + SPARE_SECONDS
+                client.idle_seconds = 0.0 if client.is_busy else client.idle_seconds + IDLE_SECONDS
                 if client.idle_seconds > self._header_seconds > 0:
                     self._late += 1
                     self._close(client)
             if time.monotonic() - self._reported > REPORT_SECONDS:
                 self._report()
 
-    def _close_spare(self) -> bool:
-        """Close one that asked for nothing so far, else one that waits for its next request."""
+    def _close_idle_client(self) -> bool:
+        """Close a connection that never asked, else one between requests, if there is one."""
         idle = [client for client in self._open if client.idle_seconds]
         spare = next((client for client in idle if not client.has_asked), None)
         if spare is None and not idle:
             return False
-        self._spared += 1
+        self._made_room += 1
         self._close(spare or idle[0])
         return True
 
@@ -109,23 +113,23 @@ class Clients:
         client.close()
 
     def _report(self) -> None:
-        if not (self._late or self._spared or self._refused):
+        if not (self._late or self._made_room or self._refused):
             return
-        level = logging.WARNING if self._spared or self._refused else logging.INFO
+        level = logging.WARNING if self._made_room or self._refused else logging.INFO
         logger.log(
             level,
             "%d of %d connections are open; closed without the headers of a request: %d after "
             "%g s (APP_SERVER_HEADER_TIMEOUT_SECONDS), %d to make room; refused: %d "
             "(APP_SERVER_MAX_CONNECTIONS, and fewer than the files that may be open)",
             *(len(self._open), self._limit, self._late, self._header_seconds),
-            *(self._spared, self._refused),
+            *(self._made_room, self._refused),
         )
-        self._late = self._spared = self._refused = 0
+        self._late = self._made_room = self._refused = 0
         self._reported = time.monotonic()
 
 
 class Client(asyncio.Protocol):
-    """One connection. It passes everything on to the protocol of the server, if there is room."""
+    """One connection, which passes everything on to the protocol of the server."""
 
     def __init__(self, clients: Clients, create_protocol: Callable[[], asyncio.Protocol]) -> None:
         self.protocol = asyncio.Protocol()
@@ -140,7 +144,7 @@ class Client(asyncio.Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request of it is being served."""
+        """Whether a request of this client is being served."""
         return self._task is not None and not self._task.done()
 
     def begin_request(self) -> None:
@@ -153,13 +157,13 @@ class Client(asyncio.Protocol):
             self._below.begin_answer()
 
     def close(self) -> None:
-        """Close it, with an answer to the headers that began."""
+        """Close the connection, after an answer if headers had begun to arrive."""
         if self._is_heard and not self._transport.is_closing():
-            self._transport.write(_TOO_LATE)
+            self._transport.write(_HEADERS_TOO_LATE)
         self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over a connection, or refuse it."""
+        """Accept a connection, or refuse it if there are too many."""
         self._transport = transport
         if self._clients.add(self):
             self.protocol = self._create_protocol()
@@ -167,14 +171,14 @@ class Client(asyncio.Protocol):
             self._below = below
             self.protocol.connection_made(below)
         else:
-            self._transport.write(_TOO_MANY)
+            self._transport.write(_TOO_MANY_CONNECTIONS)
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what was sent; a task that is begun for it knows whose request it serves."""
+        """Pass data on; the task that serves a request of it knows its client by the context."""
         # What comes while a request is served is its body, as a rule.
         self._is_heard = not self.is_busy
-        _CURRENT.set(self)
+        _CURRENT_CLIENT.set(self)
         self.protocol.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -190,7 +194,7 @@ class Client(asyncio.Protocol):
         self.protocol.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Pass on that it is closed."""
+        """Pass on that the connection is closed."""
         self._clients.remove(self)
         self.protocol.connection_lost(error)
 
@@ -199,10 +203,9 @@ class Transport:
     """A connection's transport, which sends an answer's headers and its body at once.
 
     uvicorn writes them one after the other: a second call of the system, and for its client a
-    second packet. What is written when the connection is closed is ignored: uvicorn may close it
-    while a request on it is still being served, where garbage follows the request. asyncio would
-    ignore the answer, uvloop raises: an error of the application by the looks of it, with a
-    traceback that any client can cause.
+    second packet. What is written after the end is ignored: uvicorn closes a connection under a
+    running request if garbage follows that, and then writes the answer. asyncio would ignore it,
+    uvloop raises: a traceback that any client can cause.
     """
 
     def __init__(self, client: Client, transport: asyncio.Transport) -> None:

@@ -32,9 +32,7 @@ from ..settings import ChassisSettings
 from .report import Finding, Level, Report
 from .variables import find_warnings, source_of
 
-_TLS_ADVICE = (
-    "set APP_DATABASE_POSTGRES_SSLMODE=verify-full and APP_DATABASE_POSTGRES_SSLROOTCERT"
-)
+_TLS_ADVICE = "set APP_DATABASE_POSTGRES_SSLMODE=verify-full and APP_DATABASE_POSTGRES_SSLROOTCERT"
 _POOL_ADVICE = (
     "lower APP_DATABASE_POOL_SIZE, APP_DATABASE_READ_POOL_SIZE or APP_SERVER_WORKERS, raise the "
     "server's max_connections, or put PgBouncer before it"
@@ -208,7 +206,9 @@ def _examine_pooler(settings: ChassisSettings, budget: ConnectionBudget, subject
             message = "none in transaction mode, and no statement is prepared for that reason"
             return Finding("warning", subject, message, "unset APP_DATABASE_PGBOUNCER")
         case _:
-            return Finding("ok", subject, "in transaction mode, as set" if budget.pooled else "none")
+            return Finding(
+                "ok", subject, "in transaction mode, as set" if budget.pooled else "none"
+            )
 
 
 def _examine_pool(budget: ConnectionBudget, subject: str) -> Finding:

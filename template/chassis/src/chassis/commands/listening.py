@@ -5,14 +5,14 @@ import socket
 from contextlib import ExitStack
 from errno import EADDRNOTAVAIL, EAFNOSUPPORT
 
-# Of the addresses of a name, some may be none of this machine's.
+# A name may have addresses of other machines.
 _ADDRESS_IS_MISSING = (EADDRNOTAVAIL, EAFNOSUPPORT)
 
 
 def open_sockets(host: str, port: int) -> list[socket.socket]:
     """Bind a socket to each address of a host; `::` means IPv4 as well.
 
-    Raises OSError if an address is taken, or if none of them exists here.
+    Raise OSError if an address is taken, or if none of them exists here.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     missing: list[OSError] = []
@@ -31,7 +31,7 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
     return bound
 
 
-def listed_urls(sockets: list[socket.socket]) -> str:
+def format_urls(sockets: list[socket.socket]) -> str:
     """Return the URLs of bound sockets, with commas between."""
     addresses = [one.getsockname()[:2] for one in sockets]
     hosts = [(f"[{host}]" if ":" in host else host, port) for host, port in addresses]

@@ -24,7 +24,7 @@ from ..db.postgres.connection_budget import report_budget
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from .clients import Clients, ServingLoop, limit_connections
-from .listening import listed_urls, open_sockets
+from .listening import format_urls, open_sockets
 from .processes import START_FAILED, exit_with_parent, handle_hangup, is_orphan
 from .server_middleware import ServerMiddleware
 from .variables import explain
@@ -131,7 +131,7 @@ class Server(uvicorn.Server):
             self._watch_clients(sockets)
         await super().startup(sockets)
         if self.started and sockets is not None:
-            logger.info("Uvicorn running on %s (Press CTRL+C to quit)", listed_urls(sockets))
+            logger.info("Uvicorn running on %s (Press CTRL+C to quit)", format_urls(sockets))
         if self.started and (settings := self._app_settings) is not None:
             processes = self._settings.server_workers * settings.server_replicas
             self._budget = asyncio.create_task(report_budget(settings, processes=processes))
