@@ -43,7 +43,7 @@ class Attacked:
             yield
 
     def open_transactions(self) -> str:
-        """Give the states of PostgreSQL's sessions of the service that are not idle."""
+        """Return the states of PostgreSQL's sessions of the service that are not idle."""
         if self.postgres is None:
             return ""
         return self.postgres.execute(
@@ -107,7 +107,7 @@ class Running:
         return {series: float(value) for series, _, value in pairs}
 
     def lent(self) -> dict[str, float]:
-        """Give the connections in use of each pool."""
+        """Return the connections in use of each pool."""
         return _starting_with("database_pool_checked_out", self.metrics())
 
     def processes(self) -> list[int]:
@@ -115,7 +115,7 @@ class Running:
         return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", self.said())]
 
     def said(self) -> str:
-        """Give its log."""
+        """Return its log."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def check_that_it_serves(self) -> None:

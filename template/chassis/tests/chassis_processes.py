@@ -40,7 +40,7 @@ class Serving:
     log: Path
 
     def stop(self) -> int:
-        """Send SIGTERM and give the exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_SECONDS)
 
@@ -69,7 +69,7 @@ def serving(*arguments: str, folder: Path = FOLDERS[0], **variables: str) -> Ite
 
 
 def answers(client: Client) -> bool:
-    """Say whether a server accepts connections."""
+    """Return whether a server accepts connections."""
     try:
         client.get("/livez")
     except TransportError:
@@ -86,7 +86,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def free_port() -> int:
-    """Give a port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]

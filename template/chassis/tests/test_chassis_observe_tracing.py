@@ -97,7 +97,7 @@ class Traced:
         await asyncio.sleep(0.05)
 
     def take(self) -> "tuple[ReadableSpan, ...]":
-        """Give the spans that ended since the last time, in that order."""
+        """Return the spans that ended since the last time, in that order."""
         spans = self._exporter.get_finished_spans()
         self._exporter.clear()
         return spans
@@ -259,7 +259,7 @@ def context(span: "ReadableSpan") -> "SpanContext":
 
 @contextmanager
 def sample_lines() -> Iterator[io.StringIO]:
-    """Give what the sample's logger writes, as JSON."""
+    """Return what the sample's logger writes, as JSON."""
     handler = logging.StreamHandler(log := io.StringIO())
     handler.setFormatter(JSONFormatter(()))
     logger.addHandler(handler)
