@@ -139,7 +139,7 @@ def status_of(connection: socket.socket) -> str:
 
 
 def is_stuck(running: Running) -> bool:
-    """Return whether a request of each client is not yet answered, and nothing goes on with them."""
+    """Return whether each client has a request without an answer, and nothing goes on with them."""
     answered = running.metrics()[LISTS]
     time.sleep(0.5)
     metrics = running.metrics()
