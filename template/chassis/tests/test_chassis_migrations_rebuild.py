@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from chassis import ChassisSettings
 from chassis.db.migrations.upgrade import upgrade
-from chassis.testing.databases import NOWHERE
+from chassis.testing.databases import NO_SECRETS_DIR
 
 TABLE = """
     op.execute('CREATE TABLE item (id INTEGER PRIMARY KEY, name VARCHAR, note VARCHAR)')
@@ -42,7 +42,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def settings(file: Path) -> ChassisSettings:
     return ChassisSettings(
-        database_url=SecretStr(f"sqlite:///{file.as_posix()}"), secrets_dir=NOWHERE
+        database_url=SecretStr(f"sqlite:///{file.as_posix()}"), secrets_dir=NO_SECRETS_DIR
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from chassis.testing.databases import postgres_databases, start_server
+from chassis.testing.databases import start_server
 
 pytest_plugins = ["pytester"]
 
@@ -223,10 +223,6 @@ def execute(url: str, *statements: str) -> list[str | int]:
         return list(results[-1].scalars()) if results[-1].returns_rows else []
 
 
-def create_books(url: str) -> None:
-    execute(url, "CREATE TABLE IF NOT EXISTS book (id serial PRIMARY KEY, title text)")
-
-
 @pytest.mark.parametrize("folder", [".", "tests"])
 def test_a_test_is_given_the_projects_folder(shelf: pytest.Pytester, folder: str) -> None:
     shelf.makepyfile(**{"tests/test_root": ROOT_TEST})
@@ -267,57 +263,16 @@ def test_writes_that_nobody_commits_fail_the_test(shelf: pytest.Pytester, server
     assert execute(server, left) == []
 
 
-def test_a_role_that_cannot_create_databases_lends_its_own_emptied(only_database: str) -> None:
-    add = "INSERT INTO book (title) VALUES ('Emma') RETURNING id"
-
-    for _ in ("first run", "second run"):
-        with postgres_databases(only_database) as databases, databases.prepared(create_books):
-            for _ in ("first test", "second test"):
-                with databases.migrated() as url:
-                    assert execute(url, add) == [1]
-
-
-def test_a_database_that_is_emptied_keeps_its_revision_whatever_the_table_is_called(
-    only_database: str,
+def test_a_role_that_cannot_create_databases_is_refused(
+    shelf: pytest.Pytester, only_database: str
 ) -> None:
-    def migrate(url: str) -> None:
-        execute(
-            url,
-            "CREATE SCHEMA audit",
-            "CREATE TABLE audit.orders_version (version_num varchar(32))",
-            "INSERT INTO audit.orders_version VALUES ('1')",
-            "CREATE TABLE audit.log (id int)",
-            "INSERT INTO audit.log VALUES (1)",
-        )
+    shelf.makepyfile(TESTS)
+    execute(only_database, "CREATE TABLE book (title text)", "INSERT INTO book VALUES ('Emma')")
 
-    with (
-        postgres_databases(only_database) as databases,
-        databases.prepared(migrate),
-        databases.migrated() as url,
-    ):
-        assert execute(url, "SELECT version_num FROM audit.orders_version") == ["1"]
-        assert execute(url, "SELECT id FROM audit.log") == []
+    result = shelf.runpytest_subprocess("--database", only_database)
 
-
-def test_a_database_that_is_lent_is_lent_to_nobody_else(only_database: str) -> None:
-    with postgres_databases(only_database) as databases, databases.prepared(create_books):
-        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-        with databases.migrated() as url:
-            assert execute(url, locks) == [1]
-        assert execute(url, locks) == [0]
-
-
-def test_a_database_that_has_tables_is_never_emptied(only_database: str) -> None:
-    create_books(only_database)
-    execute(only_database, "INSERT INTO book (title) VALUES ('Emma')")
-
-    with (
-        postgres_databases(only_database) as databases,
-        pytest.raises(pytest.exit.Exception, match="name a database without tables"),
-        databases.prepared(create_books),
-    ):
-        pass
-
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*this role can't create databases*ALTER ROLE*CREATEDB*"])
     assert execute(only_database, "SELECT title FROM book") == ["Emma"]
 
 

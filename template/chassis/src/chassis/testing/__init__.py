@@ -36,7 +36,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..db.address.settings import DatabaseSettings
 from ..db.engines import create_database_engine, create_read_engine
 from ..db.sessions import create_session_factory, session_scope
-from .databases import NOWHERE, Databases, SQLiteFiles, postgres_databases, start_server
+from .databases import NO_SECRETS_DIR, Databases, SQLiteFiles, postgres_databases, start_server
 
 SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
@@ -82,14 +82,14 @@ def project_root(pytestconfig: pytest.Config) -> Path:
 def settings(service: Service[Any], _migrated_databases: Databases) -> Iterator[Any]:
     """Yield the service's settings, on a migrated database of the test's own."""
     with _migrated_databases.migrated() as url:
-        yield service.settings(database_url=url, secrets_dir=NOWHERE)
+        yield service.settings(database_url=url, secrets_dir=NO_SECRETS_DIR)
 
 
 @pytest.fixture
 def database_settings(_databases: Databases) -> Iterator[DatabaseSettings]:
     """Yield settings on a database of the test's own where no migration has run."""
     with _databases.empty() as url:
-        yield DatabaseSettings(database_url=SecretStr(url), secrets_dir=NOWHERE)
+        yield DatabaseSettings(database_url=SecretStr(url), secrets_dir=NO_SECRETS_DIR)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         metavar="sqlite|postgres|URL",
         help="where tests keep their data: sqlite (default), postgres (an embedded server), or the "
-        "postgresql:// URL of a server; a role that can't create databases needs an empty one",
+        "postgresql:// URL of a server, with a role that may create databases",
     )
 
 
@@ -210,7 +210,7 @@ def _migrated_databases(service: Service[Any], _databases: Databases) -> Iterato
     from ..db.migrations.upgrade import upgrade
 
     def migrate(url: str) -> None:
-        upgrade(service.package, service.settings(database_url=url, secrets_dir=NOWHERE))
+        upgrade(service.package, service.settings(database_url=url, secrets_dir=NO_SECRETS_DIR))
 
     with _databases.prepared(migrate):
         yield _databases

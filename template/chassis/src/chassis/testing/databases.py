@@ -3,12 +3,13 @@
 import logging
 import os
 import shutil
+import tempfile
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -18,155 +19,108 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 
 from ..db.address.settings import DatabaseSettings
 
-# As the folder of secret files: a test must not read those of the machine.
-NOWHERE = Path(os.devnull)
+# In place of the folder of secret files: a test must not read those of the machine.
+NO_SECRETS_DIR = Path(os.devnull)
 
 Migrate = Callable[[str], None]
 
 
-class Databases(Protocol):
-    """Lend databases to tests; a URL is good until its context ends."""
+class Databases(ABC):
+    """Lend databases to tests; a URL is good until its block ends."""
 
-    def prepared(self, migrate: Migrate) -> AbstractContextManager[None]:
-        """Migrate one database, for `migrated` to copy."""
-
-    def migrated(self) -> AbstractContextManager[str]:
-        """Lend a database with the schema and the rows that the migrations made."""
-
-    def empty(self) -> AbstractContextManager[str]:
-        """Lend a database without a schema."""
-
-
-class SQLiteFiles:
-    """Lend files: each a copy of one that was migrated."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._template = folder / "template.db"
-        self._numbers = count()
-
-    @contextmanager
-    def prepared(self, migrate: Migrate) -> Iterator[None]:
-        migrate(_sqlite_url(self._template))
-        yield
-
-    @contextmanager
-    def migrated(self) -> Iterator[str]:
-        with self._lent() as file:
-            shutil.copyfile(self._template, file)
-            yield _sqlite_url(file)
-
-    @contextmanager
-    def empty(self) -> Iterator[str]:
-        with self._lent() as file:
-            yield _sqlite_url(file)
-
-    @contextmanager
-    def _lent(self) -> Iterator[Path]:
-        folder = self._folder / str(next(self._numbers))
-        folder.mkdir()
-        try:
-            yield folder / "test.db"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def postgres_databases(url: str) -> Iterator[Databases]:
-    """Lend databases of the server in the URL, in the way that its role may."""
-    with _administer(url) as connection:
-        if connection.scalar(text(_MAY_CREATE)):
-            yield PostgresClones(url, connection)
-        else:
-            yield OnePostgresDatabase(url, connection)
-
-
-class PostgresClones:
-    """Lend databases of a server: each a clone of one that was migrated."""
-
-    def __init__(self, url: str, connection: Connection) -> None:
-        self._url = url
-        self._connection = connection
-        self._run = uuid4().hex[:8]
-        self._numbers = count()
+    def __init__(self) -> None:
         self._template = ""
 
     @contextmanager
     def prepared(self, migrate: Migrate) -> Iterator[None]:
-        with self._lent("template1") as name:
-            migrate(_with_database(self._url, name))
-            self._template = name
+        """Migrate one database, for `migrated` to copy."""
+        with self._temporary() as template:
+            migrate(self._url_of(template))
+            self._template = template
             yield
 
     @contextmanager
     def migrated(self) -> Iterator[str]:
-        with self._lent(self._template) as name:
-            yield _with_database(self._url, name)
+        """Yield the URL of a database with the schema and the rows that the migrations made."""
+        with self._temporary(self._template) as name:
+            yield self._url_of(name)
 
     @contextmanager
     def empty(self) -> Iterator[str]:
-        with self._lent("template1") as name:
-            yield _with_database(self._url, name)
+        """Yield the URL of a database without a schema."""
+        with self._temporary() as name:
+            yield self._url_of(name)
+
+    @abstractmethod
+    def _temporary(self, template: str = "") -> AbstractContextManager[str]:
+        """Yield the name of a database that is a copy of another, or empty."""
+
+    @abstractmethod
+    def _url_of(self, name: str) -> str:
+        """Return the URL of a database."""
+
+
+class SQLiteFiles(Databases):
+    """Lend files."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
 
     @contextmanager
-    def _lent(self, template: str) -> Iterator[str]:
-        name = f"chassis_test_{self._run}_{next(self._numbers)}"
-        self._connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    def _temporary(self, template: str = "") -> Iterator[str]:
+        folder = tempfile.mkdtemp(dir=self._folder)
+        file = Path(folder, "test.db").as_posix()
+        if template:
+            shutil.copyfile(template, file)
+        try:
+            yield file
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _url_of(self, name: str) -> str:
+        return f"sqlite:///{name}"
+
+
+@contextmanager
+def postgres_databases(url: str) -> Iterator[Databases]:
+    """Lend databases of the server in the URL; end the run if its role can't create any."""
+    settings = DatabaseSettings(database_url=SecretStr(url), secrets_dir=NO_SECRETS_DIR)
+    address, arguments = settings.database_target.migration()
+    engine = create_engine(
+        address, connect_args=arguments, isolation_level="AUTOCOMMIT", poolclass=NullPool
+    )
+    with engine.connect() as connection:
+        if not connection.scalar(text(_MAY_CREATE)):
+            pytest.exit(_NEEDS_CREATEDB, returncode=pytest.ExitCode.USAGE_ERROR)
+        yield PostgresDatabases(url, connection)
+
+
+class PostgresDatabases(Databases):
+    """Lend new databases of a server."""
+
+    def __init__(self, url: str, connection: Connection) -> None:
+        super().__init__()
+        self._url = urlsplit(url)
+        self._connection = connection
+        self._names = (f"chassis_test_{uuid4().hex[:8]}_{number}" for number in count())
+
+    @contextmanager
+    def _temporary(self, template: str = "") -> Iterator[str]:
+        name = next(self._names)
+        source = template or "template1"
+        self._connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {source}"))
         try:
             yield name
         finally:
             self._connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
-
-class OnePostgresDatabase:
-    """Lend one database in turn, its tables emptied first: the role can't create others.
-
-    Rows that migrations made are gone, too. A database that has tables already is refused.
-    """
-
-    def __init__(self, url: str, connection: Connection) -> None:
-        self._url = url
-        self._connection = connection
-
-    @contextmanager
-    def prepared(self, migrate: Migrate) -> Iterator[None]:
-        with self._in_turn():
-            tables = self._tables()
-            if tables and not any(table.endswith(_MARK) for table in tables):
-                pytest.exit(_NOT_EMPTY, returncode=pytest.ExitCode.USAGE_ERROR)
-            self._connection.execute(text(f"CREATE TABLE IF NOT EXISTS {_MARK} ()"))
-            migrate(self._url)
-        yield
-
-    @contextmanager
-    def migrated(self) -> Iterator[str]:
-        with self._in_turn():
-            tables = [table for table in self._tables() if not table.endswith(_MARK)]
-            if tables:
-                names = ", ".join(tables)
-                self._connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
-            yield self._url
-
-    @contextmanager
-    def empty(self) -> Iterator[str]:
-        pytest.skip("a database without a schema needs a role that can create databases")
-        yield self._url
-
-    @contextmanager
-    def _in_turn(self) -> Iterator[None]:
-        self._connection.execute(text(f"SELECT pg_advisory_lock({_LOCK})"))
-        try:
-            yield
-        finally:
-            self._connection.execute(text(f"SELECT pg_advisory_unlock({_LOCK})"))
-
-    def _tables(self) -> list[str]:
-        """Name the tables but Alembic's, which has one column by whatever name it goes."""
-        return list(self._connection.scalars(text(_TABLES)))
+    def _url_of(self, name: str) -> str:
+        return self._url._replace(path=f"/{name}").geturl()
 
 
 def start_server(folder: Path) -> tuple[str, Callable[[], None]]:
-    """Start the embedded server in an empty folder; give its URL and what stops it."""
+    """Start the embedded server in an empty folder; return its URL and what stops it."""
     with warnings.catch_warnings():
         # It warns at its import where a container has no runtime folder.
         warnings.simplefilter("ignore")
@@ -189,36 +143,7 @@ synchronous_commit = off
 max_connections = 300
 """
 _MAY_CREATE = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
-_TABLES = """
-    SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
-    WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
-    AND 'version_num' IS DISTINCT FROM (
-        SELECT string_agg(column_name, ',') FROM information_schema.columns
-        WHERE table_schema = schemaname AND table_name = tablename
-    )
-"""
-_LOCK = int.from_bytes(b"testing", "big")
-_MARK = "emptied_by_tests"
-_NOT_EMPTY = (
-    "--database: this role can't create databases, so the tests would empty the tables of the one "
-    "that the URL names, and it has some; name a database without tables"
+_NEEDS_CREATEDB = (
+    "--database: this role can't create databases, and each test has one of its own: "
+    "ALTER ROLE … CREATEDB, or --database postgres"
 )
-
-
-@contextmanager
-def _administer(url: str) -> Iterator[Connection]:
-    settings = DatabaseSettings(database_url=SecretStr(url), secrets_dir=NOWHERE)
-    address, arguments = settings.database_target.migration()
-    engine = create_engine(
-        address, connect_args=arguments, isolation_level="AUTOCOMMIT", poolclass=NullPool
-    )
-    with engine.connect() as connection:
-        yield connection
-
-
-def _with_database(url: str, name: str) -> str:
-    return urlsplit(url)._replace(path=f"/{name}").geturl()
-
-
-def _sqlite_url(file: Path) -> str:
-    return f"sqlite:///{file.as_posix()}"
