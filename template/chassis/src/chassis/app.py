@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
-from .db.sessions import open_sessions
+from .db.session_factories import open_sessions
 from .http.broken_answers import watch_answers
 from .http.cancellation import CancellationMiddleware
 from .http.health import add_health_routes, add_readiness_check

@@ -10,7 +10,8 @@ from .base import Base
 from .engines import create_database_engine, create_read_engine
 from .errors import DatabaseUnavailableError, ReadOnlySessionError
 from .request_sessions import DbReadSession, DbSession, get_db_read_session, get_db_session
-from .sessions import create_session_factory, session_scope
+from .session_factories import create_session_factory
+from .sessions import session_scope
 from .transaction import run_transaction
 
 if TYPE_CHECKING:

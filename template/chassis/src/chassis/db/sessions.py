@@ -1,4 +1,4 @@
-"""Sessions and their factories: what was not committed is rolled back, and nothing is left open."""
+"""Sessions: what was not committed is rolled back, and nothing is left open."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from .address.settings import DatabaseSettings
-from .engines import READ_ONLY, create_database_engine, create_read_engine
 from .errors import NestedWriteScopeError
-from .session_guards import ReadSession, WriteSession
+from .session_guards import WriteSession
 
 SessionFactory = async_sessionmaker[AsyncSession]
 
@@ -40,38 +38,6 @@ class Sessions:
         """Both engines, by what they are for."""
         factories = {"write": self.write, "read": self.read}
         return {name: factory.kw["bind"].sync_engine for name, factory in factories.items()}
-
-
-@asynccontextmanager
-async def open_sessions(settings: DatabaseSettings) -> AsyncIterator[Sessions]:
-    """Make both engines and their factories; dispose the engines at the end."""
-    engine = create_database_engine(settings)
-    if settings.database_target.backend == "custom":
-        read_engine = engine.execution_options(**{READ_ONLY: True})
-    else:
-        read_engine = create_read_engine(settings)
-    try:
-        yield Sessions(
-            write=create_session_factory(settings, engine),
-            read=create_session_factory(settings, read_engine),
-        )
-    finally:
-        await read_engine.dispose()
-        await engine.dispose()
-
-
-def create_session_factory(
-    settings: DatabaseSettings, engine: AsyncEngine, *, autoflush: bool = False
-) -> SessionFactory:
-    """Build the factory of an engine's sessions; those of a read engine refuse to write."""
-    read_only = engine.sync_engine.get_execution_options().get(READ_ONLY, False)
-    return async_sessionmaker(
-        engine,
-        sync_session_class=ReadSession if read_only else WriteSession,
-        autoflush=autoflush,
-        expire_on_commit=False,
-        close_resets_only=False,
-    )
 
 
 @asynccontextmanager

@@ -35,7 +35,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..db.address.settings import DatabaseSettings
 from ..db.engines import create_database_engine, create_read_engine
-from ..db.sessions import create_session_factory, session_scope
+from ..db.session_factories import create_session_factory
+from ..db.sessions import session_scope
 from .databases import NO_SECRETS_DIR, Databases, SQLiteFiles, postgres_databases, start_server
 
 SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)

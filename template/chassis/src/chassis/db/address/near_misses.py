@@ -3,13 +3,15 @@
 import re
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import PydanticBaseSettingsSource, SettingsError
 
 from .sources import SettingsClass, Texts, storable_variables
-from .urls import DatabaseTarget
+
+if TYPE_CHECKING:
+    from .urls import DatabaseTarget
 
 _URL = "APP_DATABASE_URL"
 # What the URL is called elsewhere.
@@ -73,7 +75,7 @@ def suggest(name: str, known: Collection[str]) -> str | None:
     return f"put its value into a file named {meant.lower()} in APP_SECRETS_DIR (/run/secrets)"
 
 
-def find_unread_fields(given: Collection[str], target: DatabaseTarget) -> Iterator[str]:
+def find_unread_fields(given: Collection[str], target: "DatabaseTarget") -> Iterator[str]:
     """Yield a warning for settings of another database than the target; `given` are those set."""
     of_postgres = sorted(name for name in given if name.startswith("database_postgres_"))
     if of_postgres and "database_backend" not in given and target.backend == "sqlite":

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ..address.settings import DatabaseSettings
-
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import Script, ScriptDirectory
+
+    from ..address.settings import DatabaseSettings
 
 # Alembic's `context` is one for the whole process.
 _ONE_AT_A_TIME = Lock()
 
 
-def alembic_config(package: str, settings: DatabaseSettings) -> "Config":
+def alembic_config(package: str, settings: "DatabaseSettings") -> "Config":
     """Create Alembic's configuration for the migrations inside an installed package."""
     from alembic.config import Config
 
