@@ -33,7 +33,7 @@ from .postgres.connect import (
 from .postgres.options import (
     asyncpg_arguments,
     drop_pool_when_demoted,
-    enable_keepalive,
+    keepalive_options,
     milliseconds,
     ping_idle_connections,
     refuse_outdated_statements,
@@ -202,7 +202,6 @@ def _add_postgres_listeners(
     if settings.database_read_fallback and target is not primary:
         hosts += _list_hosts(settings, primary, read_only=read_only, is_fallback=True)
     connect_with_failover(engine, hosts, target.masked)
-    enable_keepalive(engine, target.parameters)
     refuse_outdated_statements(engine)
     if settings.database_pool_pre_ping:
         ping_idle_connections(
@@ -234,6 +233,7 @@ def _list_hosts(
             arguments | {"host": host, "port": port},
             find_password_source(settings, target, host, port),
             is_fallback,
+            keepalive_options(target.parameters),
         )
         for arguments in expand_session_attributes(arguments)
         for host, port in target.hosts

@@ -5,16 +5,16 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Dialect, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
-from sqlalchemy.util import await_only
 
 from ..errors import PERMANENT_SQLSTATES, DatabaseSettingsError, DatabaseUnavailableError
-from .hostnames import HostNames, ResolvingLoop, call_in_daemon_thread, is_address
+from .hostnames import HostNames, ResolvingLoop, SocketOption, call_in_daemon_thread
 from .passwords import FetchPassword
 
 POOLER_ADVICE = (
@@ -38,24 +38,22 @@ class FailoverHost:
     arguments: dict[str, Any]
     fetch_password: FetchPassword | None = None
     is_fallback: bool = False
+    socket_options: Sequence[SocketOption] = ()
     failed_at: float = float("-inf")
     password: Future[str] | None = None
 
     def connect(self, dialect: Dialect) -> DBAPIConnection:
         """Connect with the password of the moment, without the event loop's own name lookups."""
-        fresh: dict[str, Any] = {}
-        if not is_address(self.arguments["host"]):
-            fresh["loop"] = ResolvingLoop(_HOST_NAMES)
+        fresh: dict[str, Any] = {"loop": ResolvingLoop(_HOST_NAMES, self.socket_options)}
         if self.fetch_password is not None:
-            fresh["password"] = self._wait_for_password(self.fetch_password)
+            fresh["password"] = partial(self._wait_for_password, self.fetch_password)
         return dialect.connect(**self.arguments | fresh)
 
-    def _wait_for_password(self, fetch: FetchPassword) -> str:
-        """Fetch the password in a thread, within the connect timeout: other requests go on."""
+    async def _wait_for_password(self, fetch: FetchPassword) -> str:
+        """Fetch the password in a thread; asyncpg waits for it within the connect timeout."""
         if self.password is None or self.password.done():
             self.password = call_in_daemon_thread(fetch)
-        fetched = asyncio.wrap_future(self.password)
-        return await_only(asyncio.wait_for(fetched, self.arguments["timeout"]))
+        return await asyncio.wrap_future(self.password)
 
 
 def expand_session_attributes(arguments: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,9 +5,10 @@ where abandoned lookups queue up, and which the process waits for when it ends.
 """
 
 import asyncio
+import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
@@ -20,6 +21,8 @@ from typing import Any, TypeVar
 KEPT_SECONDS = 5.0
 
 T = TypeVar("T")
+# Level, option and value, as `setsockopt` takes them.
+SocketOption = tuple[int, int, int]
 
 
 def call_in_daemon_thread(function: Callable[[], T]) -> Future[T]:
@@ -77,13 +80,14 @@ class HostNames:
 
 
 class ResolvingLoop:
-    """The running event loop, but for a connection to a name, which goes to an address of it.
+    """The running event loop, but for connections: names are looked up here, and options are set.
 
     For a driver that takes a loop and connects by it. The name stays the one that TLS verifies.
     """
 
-    def __init__(self, names: HostNames) -> None:
+    def __init__(self, names: HostNames, socket_options: Sequence[SocketOption] = ()) -> None:
         self._names = names
+        self._socket_options = socket_options
         self._loop = asyncio.get_running_loop()
 
     def __getattr__(self, name: str) -> Any:
@@ -97,13 +101,20 @@ class ResolvingLoop:
         return hash(self._loop)
 
     async def create_connection(
-        self,
-        factory: Callable[[], Any],
-        host: Any = None,
-        port: Any = None,
-        **options: Any,
+        self, factory: Callable[[], Any], host: Any = None, port: Any = None, **options: Any
     ) -> Any:
-        """Connect to the first address of a name that takes a connection."""
+        """Connect to a host's first address that takes a connection; set the socket's options."""
+        transport, protocol = await self._connect(factory, host, port, **options)
+        # uvloop's own object can't set options.
+        number = os.dup(transport.get_extra_info("socket").fileno())
+        with socket.socket(fileno=number) as duplicate:
+            for option in self._socket_options:
+                duplicate.setsockopt(*option)
+        return transport, protocol
+
+    async def _connect(
+        self, factory: Callable[[], Any], host: Any, port: Any, **options: Any
+    ) -> tuple[asyncio.Transport, Any]:
         if host is None or is_address(host):
             return await self._loop.create_connection(factory, host, port, **options)
         if options.get("ssl"):

@@ -1,6 +1,5 @@
 """PostgreSQL's connections: what the drivers are told, and how a dead connection is noticed."""
 
-import os
 import socket
 import time
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
-from sqlalchemy.util import await_only
 
 from ..errors import READ_ONLY_TRANSACTION, DatabaseUnavailableError
+from .hostnames import SocketOption
 
 ENCODING_ADVICE = "move the data to a database WITH ENCODING 'UTF8' TEMPLATE template0"
 # What a URL asks of a session, as asked of the server: a read session is read-only on any.
@@ -99,7 +98,7 @@ def ping_idle_connections(engine: Engine, *, idle_seconds: float, timeout: float
             raise DisconnectionError("the server closed the connection")
         idle_since = record.info.get(_IDLE_SINCE)
         if idle_since is not None and time.monotonic() - idle_since >= idle_seconds:
-            _ping_server(driver, timeout)
+            _ping_server(connection, timeout)
 
 
 def drop_pool_when_demoted(engine: Engine) -> None:
@@ -138,26 +137,11 @@ def refuse_outdated_statements(engine: Engine) -> None:
             )
 
 
-def enable_keepalive(engine: Engine, parameters: Mapping[str, str]) -> None:
-    """Make the system notice a server that is gone without a word, as libpq's `keepalives` do.
+def keepalive_options(given: Mapping[str, str]) -> list[SocketOption]:
+    """Return what makes the system notice a server that is gone, as libpq's `keepalives` do.
 
     Without it a request waits for an answer until the system gives up, a quarter of an hour.
     """
-    options = _socket_options(parameters)
-
-    @event.listens_for(engine, "connect")
-    def set_socket_options(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-        driver: Any = record.driver_connection
-        link = driver._transport.get_extra_info("socket")
-        if link.family == socket.AF_UNIX:
-            return
-        # uvloop's own object can't set options.
-        with socket.socket(fileno=os.dup(link.fileno())) as duplicate:
-            for level, option, value in options:
-                duplicate.setsockopt(level, option, value)
-
-
-def _socket_options(given: Mapping[str, str]) -> list[tuple[int, int, int]]:
     if given.get("keepalives") == "0":
         return []
     idle = int(given.get("keepalives_idle", 30))
@@ -180,9 +164,9 @@ def _unnamed_statement() -> str:
     return ""
 
 
-def _ping_server(driver: Any, timeout: float) -> None:
+def _ping_server(connection: Any, timeout: float) -> None:
     try:
         # The simple protocol: one round trip, no prepared statement, no transaction.
-        await_only(driver.execute("SELECT 1", timeout=timeout))
+        connection.run_async(lambda driver: driver.execute("SELECT 1", timeout=timeout))
     except Exception as error:
         raise InvalidatePoolError("the connection died while it was idle") from error
