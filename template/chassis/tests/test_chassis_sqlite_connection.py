@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.sql import column, table, text
 
 from chassis.db import DatabaseSettings, create_database_engine
-from chassis.db.sqlite.connection import FIRST_ROWS, SQLiteConnection
+from chassis.db.borrowed import CREATOR_ARGUMENT
+from chassis.db.sqlite.connection import FIRST_ROWS, open_connection
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +32,7 @@ def settings(file: Path) -> DatabaseSettings:
 
 
 def make_engine(file: Path, *, one_hop: bool) -> AsyncEngine:
-    options = {"async_creator_fn": SQLiteConnection} if one_hop else {}
+    options = {CREATOR_ARGUMENT: open_connection} if one_hop else {}
     return create_async_engine(f"sqlite+aiosqlite:///{file}", connect_args=options)
 
 
@@ -93,11 +94,10 @@ async def test_it_answers_as_the_cursor_of_sqlalchemy(
 
 
 async def test_a_connection_that_is_closed_may_be_interrupted(tmp_path: Path) -> None:
-    connection = SQLiteConnection(str(tmp_path / "app.db"))
-    await connection
+    connection = await open_connection(str(tmp_path / "app.db"))
     await connection.close()
 
-    connection.interrupt_now()
+    connection.handle.interrupt_now()
 
 
 async def count_visits(connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch) -> list[Any]:

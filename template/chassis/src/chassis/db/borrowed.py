@@ -14,6 +14,10 @@ P = TypeVar("P")
 Release = tuple[int, int]
 
 
+# The argument of `connect` that SQLAlchemy's `create_async_engine(async_creator=…)` makes.
+CREATOR_ARGUMENT = "async_creator_fn"
+
+
 class Loan(NamedTuple):
     """What is borrowed from a package, from which of its minor releases, and what for."""
 

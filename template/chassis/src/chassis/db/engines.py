@@ -45,6 +45,7 @@ from .sqlite.pragmas import (
     end_streams_at_checkin,
     free_lock_on_cancellation,
     optimize_on_close,
+    remember_handles,
     set_pragmas,
 )
 from .statements import observe_statements
@@ -142,9 +143,9 @@ def _create_engine(
         options |= {"execution_options": {READ_ONLY: True}, "reads_only": True}
     if target.backend == "sqlite":
         # Imports the driver, which is not needed if PostgreSQL serves.
-        from .sqlite.connection import SQLiteConnection
+        from .sqlite.connection import choose_connect_arguments
 
-        options["connect_args"] = {"async_creator_fn": SQLiteConnection}
+        options["connect_args"] = choose_connect_arguments()
     else:
         options["pool_recycle"] = settings.database_pool_recycle
     engine = create_async_engine(
@@ -183,6 +184,7 @@ def _add_sqlite_listeners(
 ) -> None:
     file = Path(target.url.database or "")
     prepare_folder(file, target.chosen_by)
+    remember_handles(engine)
     set_sqlite_pragmas(engine, settings, read_only=read_only)
     free_lock_on_cancellation(engine)
     end_streams_at_checkin(engine)

@@ -7,59 +7,100 @@ SQLite takes to find a row, and while others are served it waits for its turn tw
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Self
+from threading import Thread
+from typing import Any, NamedTuple, Self
 
 import aiosqlite
+
+from ..borrowed import CREATOR_ARGUMENT, may_use
 
 # A statement's own visit brings so many rows; what is left takes more visits, as a stream does.
 FIRST_ROWS = 1000
 
 
-class SQLiteConnection(aiosqlite.Connection):
-    """A connection whose cursors execute, fetch and close at once, and BEGIN with a statement."""
+def choose_connect_arguments() -> dict[str, Any]:
+    """Return what opens a connection of one visit; with an untested release, SQLAlchemy's own."""
+    if may_use("sqlalchemy") and may_use("aiosqlite"):
+        return {CREATOR_ARGUMENT: open_connection}
+    return {"factory": SQLiteHandle}
 
-    def __init__(self, database: str, **options: Any) -> None:
-        self._options = {"database": database, **options}
-        self._begins = False
-        self._streams: set[Cursor] = set()
-        super().__init__(self._open, iter_chunk_size=FIRST_ROWS)
-        # As SQLAlchemy has it: a process that forgets to dispose an engine ends all the same.
-        self._thread.daemon = True
+
+async def open_connection(database: str, **options: Any) -> "SQLiteConnection":
+    """Open a connection whose thread does not keep a process alive that forgets to close it."""
+    made: list[SQLiteConnection] = []
+    # A thread is a daemon if the thread that makes it is one.
+    maker = Thread(target=lambda: made.append(SQLiteConnection(database, **options)), daemon=True)
+    maker.start()
+    maker.join()
+    await made[0]
+    return made[0]
+
+
+async def find_handle(driver: aiosqlite.Connection) -> "SQLiteHandle":
+    """Return the connection of sqlite3 that is inside of aiosqlite's."""
+    handle: SQLiteHandle = await _visit(driver, lambda handle: handle)
+    return handle
+
+
+async def _visit(driver: aiosqlite.Connection, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `work` with the handle, in its thread, and return what it returns.
+
+    aiosqlite calls `execute(…).fetchall()` of the handle there, and has no other public way.
+    """
+    return await driver.execute_fetchall(work, arguments)
+
+
+class _Returned(NamedTuple):
+    value: Any
+
+    def fetchall(self) -> Any:
+        return self.value
+
+
+class SQLiteHandle(sqlite3.Connection):
+    """A connection of sqlite3 that can begin with its next statement, and ends what is unread."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.begins = False
+        self._streams: set[Cursor | _PlainCursor] = set()
 
     def begin_with_next_statement(self) -> None:
         """Begin a write transaction, in the visit of its first statement."""
-        self._begins = True
+        self.begins = True
 
-    def cursor(self) -> "Cursor":  # type: ignore[override]
-        """Return a cursor, without a visit."""
-        return Cursor(self)
+    def begin(self) -> None:
+        """Begin the transaction that waits for its first statement, if any."""
+        if self.begins:
+            super().cursor().execute("BEGIN IMMEDIATE")
+            self.begins = False
 
-    async def commit(self) -> None:
-        """Commit; without a visit if nothing was executed."""
-        if not self._begins:
-            await super().commit()
-        self._begins = False
+    def execute(self, statement: Any, parameters: Any = ()) -> Any:
+        """Execute a statement; or call a function with this connection."""
+        if callable(statement):
+            return _Returned(statement(self, *parameters))
+        return self.cursor().execute(statement, parameters)
 
-    async def rollback(self) -> None:
-        """Roll back; without a visit if there is nothing to roll back, as after each commit."""
-        self._begins = False
-        if self.in_transaction:
-            await super().rollback()
+    def cursor(self, factory: Any = None) -> sqlite3.Cursor:  # type: ignore[override]
+        """Return a cursor for SQLAlchemy's own connection; the chassis's makes sqlite3's."""
+        return super().cursor(factory or _PlainCursor)
 
-    async def visit(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Call `work` in the connection's thread and return what it returns."""
-        return await self._execute(work, *arguments)  # type: ignore[no-untyped-call]
-
-    def execute_here(
+    def execute_first(
         self, method: Callable[..., sqlite3.Cursor], statement: str, parameters: Any
     ) -> sqlite3.Cursor:
-        """Execute a statement in the connection's thread, after the BEGIN that it waited for."""
-        if self._begins:
-            self._sqlite.execute("BEGIN IMMEDIATE")
-            self._begins = False
-        return method(self._sqlite, statement, parameters)
+        """Execute a statement by a cursor of sqlite3, after the BEGIN that waited for it."""
+        self.begin()
+        return method(super().cursor(), statement, parameters)
 
-    def note_stream(self, cursor: "Cursor", *, is_open: bool) -> None:
+    def commit(self) -> None:
+        self.begins = False
+        super().commit()
+
+    def rollback(self) -> None:
+        self.begins = False
+        super().rollback()
+
+    def note_stream(self, cursor: "Cursor | _PlainCursor", *, is_open: bool) -> None:
         """Remember a cursor that has rows left, which holds a snapshot of the database."""
         (self._streams.add if is_open else self._streams.discard)(cursor)
 
@@ -71,12 +112,60 @@ class SQLiteConnection(aiosqlite.Connection):
     def interrupt_now(self) -> None:
         """Stop the statement that runs; its thread goes on with what waits behind it."""
         with suppress(sqlite3.ProgrammingError):  # It is closed already.
-            self._sqlite.interrupt()
+            self.interrupt()
+
+
+class _PlainCursor(sqlite3.Cursor):
+    connection: SQLiteHandle
+
+    def execute(self, *arguments: Any) -> Self:
+        self.connection.begin()
+        self.connection.note_stream(self, is_open=True)
+        return super().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Self:
+        self.connection.begin()
+        return super().executemany(*arguments)
+
+    def close(self) -> None:
+        self.connection.note_stream(self, is_open=False)
+        super().close()
+
+    close_here = close
+
+
+class SQLiteConnection(aiosqlite.Connection):
+    """A connection whose cursors execute, fetch and close at once."""
+
+    def __init__(self, database: str, **options: Any) -> None:
+        self._options = {"database": database, "factory": SQLiteHandle, **options}
+        super().__init__(self._open, iter_chunk_size=FIRST_ROWS)
+
+    def cursor(self) -> "Cursor":  # type: ignore[override]
+        """Return a cursor, without a visit."""
+        return Cursor(self)
+
+    async def commit(self) -> None:
+        """Commit; without a visit if nothing was executed."""
+        if self.handle.begins:
+            self.handle.begins = False
+        else:
+            await super().commit()
+
+    async def rollback(self) -> None:
+        """Roll back; without a visit if there is nothing to roll back, as after each commit."""
+        self.handle.begins = False
+        if self.in_transaction:
+            await super().rollback()
+
+    async def visit(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Call `work` with the handle, in its thread, and return what it returns."""
+        return await _visit(self, work, *arguments)
 
     def _open(self) -> sqlite3.Connection:
-        opened: sqlite3.Connection = sqlite3.connect(**self._options)
-        self._sqlite = opened
-        return opened
+        handle: SQLiteHandle = sqlite3.connect(**self._options)
+        self.handle = handle
+        return handle
 
 
 class Cursor:
@@ -97,11 +186,13 @@ class Cursor:
 
     async def execute(self, statement: str, parameters: Any = ()) -> None:
         """Execute a statement and fetch its first rows."""
-        await self._run(sqlite3.Connection.execute, statement, parameters)
+        await self._connection.visit(self._run_here, sqlite3.Cursor.execute, statement, parameters)
 
     async def executemany(self, statement: str, parameters: Any) -> None:
         """Execute a statement with each of several sets of parameters."""
-        await self._run(sqlite3.Connection.executemany, statement, parameters)
+        await self._connection.visit(
+            self._run_here, sqlite3.Cursor.executemany, statement, parameters
+        )
 
     async def fetchall(self) -> Sequence[Any]:
         """Return all rows that are left."""
@@ -126,34 +217,35 @@ class Cursor:
         if self._open is not None:
             await self._connection.visit(self.close_here)
 
-    def close_here(self) -> None:
+    def close_here(self, handle: SQLiteHandle | None = None) -> None:
         """Let go of the rows, in the connection's thread or while that has nothing to do."""
         if self._open is not None:
             self._open.close()
             self._open = None
-            self._connection.note_stream(self, is_open=False)
-
-    async def _run(
-        self, method: Callable[..., sqlite3.Cursor], statement: str, parameters: Any
-    ) -> None:
-        await self._connection.visit(self._run_here, method, statement, parameters)
+            self._connection.handle.note_stream(self, is_open=False)
 
     async def _fetch(self, size: int) -> Sequence[Any]:
         rows: Sequence[Any] = await self._connection.visit(self._fetch_here, size)
         return rows
 
-    def _run_here(self, *statement: Any) -> None:
-        self._open = cursor = self._connection.execute_here(*statement)
-        self._connection.note_stream(self, is_open=True)
+    def _run_here(
+        self,
+        handle: SQLiteHandle,
+        method: Callable[..., sqlite3.Cursor],
+        statement: str,
+        parameters: Any,
+    ) -> None:
+        self._open = cursor = handle.execute_first(method, statement, parameters)
+        handle.note_stream(self, is_open=True)
         self.description, self.lastrowid = cursor.description, cursor.lastrowid
         if cursor.description:
-            self._rows = self._fetch_here(FIRST_ROWS)
+            self._rows = self._fetch_here(handle, FIRST_ROWS)
         else:
             self.close_here()
         # Of INSERT … RETURNING known only when its rows are fetched.
         self.rowcount = cursor.rowcount
 
-    def _fetch_here(self, size: int) -> Sequence[Any]:
+    def _fetch_here(self, handle: SQLiteHandle, size: int) -> Sequence[Any]:
         assert self._open is not None
         rows = self._open.fetchmany(size) if size >= 0 else self._open.fetchall()
         if len(rows) != size:

@@ -26,6 +26,7 @@ _FIXED_PRAGMAS = {
     # As PostgreSQL's LIKE is; `ilike` ignores case on both.
     "case_sensitive_like": "ON",
 }
+_HANDLE = "chassis_sqlite_handle"
 _INTERRUPTED = "chassis_interrupted"
 
 
@@ -50,6 +51,16 @@ def set_pragmas(
                 cursor.execute(statement)
 
 
+def remember_handles(engine: Engine) -> None:
+    """Keep the connection of sqlite3 with each entry of an asynchronous engine's pool."""
+    # Imports the driver, which is not needed if PostgreSQL serves.
+    from .connection import find_handle
+
+    @event.listens_for(engine, "connect")
+    def remember_handle(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_HANDLE] = connection.run_async(find_handle)
+
+
 def begin_with_first_statement(engine: Engine) -> None:
     """Begin an asynchronous engine's transactions with IMMEDIATE, at their first statement.
 
@@ -58,8 +69,7 @@ def begin_with_first_statement(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin_at_next_statement(connection: Connection) -> None:
-        driver: Any = connection.connection.driver_connection
-        driver.begin_with_next_statement()
+        connection.connection.info[_HANDLE].begin_with_next_statement()
 
 
 def begin_immediately(engine: Engine) -> None:
@@ -80,10 +90,9 @@ def free_lock_on_cancellation(engine: Engine) -> None:
     def interrupt_statement(
         connection: DBAPIConnection, record: ConnectionPoolEntry, error: BaseException | None
     ) -> None:
-        driver: Any = record.driver_connection
         record.info[_INTERRUPTED] = True
-        if driver is not None:
-            driver.interrupt_now()
+        if (handle := record.info.get(_HANDLE)) is not None:
+            handle.interrupt_now()
 
 
 def end_streams_at_checkin(engine: Engine) -> None:
@@ -91,9 +100,8 @@ def end_streams_at_checkin(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkin")
     def close_streams(connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-        driver: Any = record.driver_connection
-        if driver is not None:
-            driver.close_streams()
+        if connection is not None and _HANDLE in record.info:
+            record.info[_HANDLE].close_streams()
 
 
 def optimize_on_close(engine: Engine) -> None:
