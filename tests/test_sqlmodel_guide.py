@@ -2,9 +2,7 @@
 
 import asyncio
 import importlib
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from chassis import ChassisSettings, create_app
@@ -12,10 +10,11 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
 from tests.model_table import lint, open_databases
-from tests.models.trial import ENGINES, Databases, Package, write_package
+from tests.models.pages import write_page
+from tests.models.trial import ENGINES, Databases, Package
+from tests.repository import ROOT
 
-PAGE = Path(__file__).parents[1] / "template/chassis/docs/sqlmodel.md"
-FILE = re.compile(r"^`((?:models|routers)/\w+\.py)`[^\n]*:\n\n```python\n(.*?)^```", re.M | re.S)
+PAGE = ROOT / "template/chassis/docs/sqlmodel.md"
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +25,7 @@ def databases() -> Iterator[Databases]:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
-    """A service's package with the files of the page."""
-    with write_package(tmp_path_factory.mktemp("service"), "") as package:
-        files = dict(FILE.findall(PAGE.read_text(encoding="utf-8")))
-        files["models/__init__.py"] = "from chassis.db import Base\n" + files["models/__init__.py"]
-        for name, text in files.items():
-            file = package.folder / name
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(text, encoding="utf-8")
-        (package.folder / "models.py").unlink()
-        (package.folder / "routers/__init__.py").touch()
+    with write_page(PAGE, tmp_path_factory.mktemp("service")) as package:
         yield package
 
 
