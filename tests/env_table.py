@@ -233,7 +233,7 @@ SHAPES = (
     refused(
         "another name of the URL",
         "APP_DB_URL=postgresql://app:pa55@db/shop",
-        "APP_DB_URL in .env is not read, and nothing else names a database: name it APP_DATABASE_U",
+        "APP_DB_URL is not read, and nothing else names a database: name it APP_DATABASE_URL",
     ),
     refused(
         "a file with the URL, as Docker's images have it",

@@ -230,7 +230,7 @@ def test_an_option_that_a_driver_cannot_honour_is_one_clear_error(option: str, a
 @pytest.mark.parametrize(
     ("option", "asyncpg", "psycopg"),
     [
-        ("sslmode=require", {"dsn": "postgresql://?sslmode=%72%65%71%75%69%72%65"}, None),
+        ("sslmode=require", {"dsn": "postgresql://?sslmode=require"}, None),
         ("application_name=a%26b", {"server_settings": {"application_name": "a&b"}}, None),
         ("options=-c%20jit%3Doff", {"server_settings": {"options": "-c jit=off"}}, None),
         ("connect_timeout=7", {"timeout": 7.0}, None),
@@ -239,7 +239,7 @@ def test_an_option_that_a_driver_cannot_honour_is_one_clear_error(option: str, a
         ("tcp_user_timeout=9000", {}, None),
         (
             "ssl=true",
-            {"dsn": "postgresql://?sslmode=%72%65%71%75%69%72%65"},
+            {"dsn": "postgresql://?sslmode=require"},
             {"sslmode": "require"},
         ),
         ("fallback_application_name=a", {"server_settings": {"application_name": "a"}}, None),

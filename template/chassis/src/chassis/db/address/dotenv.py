@@ -7,8 +7,8 @@ The rules are python-dotenv's, which warns and goes on where this refuses, and w
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic_settings import SettingsError
 
@@ -37,25 +37,23 @@ _UNBRACED = re.compile(r"\$([A-Za-z_]\w+)")
 _LITERAL = "put the value into single quotes if it is meant as it stands"
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """One assignment: its line, the name as it was written, and the text without quotes."""
+class Assignment(NamedTuple):
+    """One assignment: the name as it was written, and the text without quotes."""
 
-    line: int
     name: str
     text: str
 
 
 def read_dotenv(file: Path = DOTENV) -> list[Assignment]:
-    """Read a file of assignments, in order; none if there is no file.
+    """Return the assignments of a file, in order; none if there is no file.
 
-    Raises pydantic_settings.SettingsError that names the line, and never shows a value.
+    Raise pydantic_settings.SettingsError that names the line, and never shows a value.
     """
     return parse_dotenv(_read_text(file), file.name)
 
 
 def parse_dotenv(text: str, name: str = DOTENV.name) -> list[Assignment]:
-    """Parse assignments, as read_dotenv does."""
+    """Return the assignments of a text, as read_dotenv does."""
     found: list[Assignment] = []
     known = dict(os.environ)
     position, line = 0, 1
@@ -68,7 +66,7 @@ def parse_dotenv(text: str, name: str = DOTENV.name) -> list[Assignment]:
                 key, value, end = _parse_assignment(text, position, known)
             except ValueError as error:
                 raise SettingsError(f"{name}, line {line}: {error}") from None
-            found.append(Assignment(line, key, value))
+            found.append(Assignment(key, value))
             known[key] = value
         line += text.count("\n", position, end)
         position = end
@@ -76,7 +74,7 @@ def parse_dotenv(text: str, name: str = DOTENV.name) -> list[Assignment]:
 
 
 def _parse_assignment(text: str, position: int, known: Mapping[str, str]) -> tuple[str, str, int]:
-    """Return name and value, and where they end. Raises ValueError with what to write instead."""
+    """Return name and value, and where they end. Raise ValueError with what to write instead."""
     start = _START.match(text, position)
     if start is None:
         raise ValueError("is no assignment; write NAME=value, or # before a comment")

@@ -1,14 +1,13 @@
 """Variables that nothing reads although somebody meant them for the database."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource, SettingsError
+from pydantic_settings import SettingsError
 
-from .sources import SettingsClass, Texts, storable_variables
+from .sources import VariableSource, storable_variables
 
 if TYPE_CHECKING:
     from .urls import DatabaseTarget
@@ -30,19 +29,11 @@ _BACKENDS = {
 _UNLESS_SQLITE = "or APP_DATABASE_BACKEND=sqlite if SQLite is meant"
 
 
-class NearMissGuard(PydanticBaseSettingsSource):
+class NearMissGuard(VariableSource):
     """Refuse the default, SQLite, beside a variable that was meant to name another database.
 
     The last source of settings, which adds none. Raise SettingsError that says what to set.
     """
-
-    def __init__(self, settings_cls: SettingsClass, environment: Texts, dotenv: Texts) -> None:
-        super().__init__(settings_cls)
-        self._places = dict.fromkeys(dotenv, " in .env") | dict.fromkeys(environment, "")
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return that the field has no value here."""
-        return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Look at what the sources before this one have found, and at what they have not read."""
@@ -54,10 +45,10 @@ class NearMissGuard(PydanticBaseSettingsSource):
                 f"APP_DATABASE_BACKEND=postgres: set it, {_UNLESS_SQLITE}"
             )
         known = storable_variables(self.settings_cls)
-        for name in sorted(self._places.keys() - known):
+        for name in sorted(self.texts.keys() - known):
             if _is_meant_for_database(name, known):
                 raise SettingsError(
-                    f"{name}{self._places[name]} is not read, and nothing else names a database: "
+                    f"{name} is not read, and nothing else names a database: "
                     f"{suggest(name, known) or f'set {_URL}'}, {_UNLESS_SQLITE}"
                 )
         return {}
@@ -75,8 +66,8 @@ def suggest(name: str, known: Collection[str]) -> str | None:
     return f"put its value into a file named {meant.lower()} in APP_SECRETS_DIR (/run/secrets)"
 
 
-def find_unread_fields(given: Collection[str], target: "DatabaseTarget") -> Iterator[str]:
-    """Yield a warning for settings of another database than the target; `given` are those set."""
+def find_unread_fields(given: Set[str], target: "DatabaseTarget") -> Iterator[str]:
+    """Yield a warning for each of the given fields that belongs to another database."""
     of_postgres = sorted(name for name in given if name.startswith("database_postgres_"))
     if of_postgres and "database_backend" not in given and target.backend == "sqlite":
         first = f"APP_{of_postgres[0].upper()}"
@@ -86,8 +77,8 @@ def find_unread_fields(given: Collection[str], target: "DatabaseTarget") -> Iter
             "APP_DATABASE_POSTGRES_PASSWORD_FILE is not read, because "
             f"{target.chosen_by} chooses the database"
         )
-    if "database_platform_url" in given and not {"database_url", "database_backend"} & {*given}:
-        for name in sorted(_BACKENDS.keys() & {*given})[:1]:
+    if "database_platform_url" in given and not {"database_url", "database_backend"} & given:
+        for name in sorted(_BACKENDS.keys() & given)[:1]:
             yield (
                 f"APP_{name.upper()} is not read, because DATABASE_URL is set; "
                 f"set APP_DATABASE_BACKEND={_BACKENDS[name]} to use it"

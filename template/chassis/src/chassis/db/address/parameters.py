@@ -71,15 +71,12 @@ _STATEMENT_TIMEOUT = "set APP_DATABASE_STATEMENT_TIMEOUT_SECONDS instead"
 _POOL_SIZE = "set APP_DATABASE_POOL_SIZE instead"
 _PGBOUNCER = "set APP_DATABASE_PGBOUNCER=true instead"
 _ADVICE = {
-    "ApplicationName": "write application_name",
     "client_encoding": "the chassis always uses UTF-8; remove it",
     "command_timeout": _STATEMENT_TIMEOUT,
-    "connectTimeout": "write connect_timeout",
     "connection_limit": _POOL_SIZE,
     "currentSchema": _SEARCH_PATH,
     "default_transaction_read_only": "take DbReadSession for what only reads",
     "gssencmode": "asyncpg can't encrypt by GSSAPI; use TLS and remove it",
-    "hostaddr": "write the address as the host",
     "idle_in_transaction_session_timeout": (
         "set APP_DATABASE_IDLE_IN_TRANSACTION_TIMEOUT_SECONDS instead"
     ),

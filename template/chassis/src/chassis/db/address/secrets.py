@@ -13,12 +13,6 @@ from pydantic_settings import SettingsError
 from .sources import SettingsClass, Texts, VariableSource, storable_variables
 
 _VARIABLE = "APP_SECRETS_SOURCE"
-_EXAMPLES = (
-    "aws-secrets-manager:NAME-OR-ARN",
-    "aws-parameter-store:/path",
-    "gcp-secret-manager:PROJECT",
-    "azure-key-vault:https://NAME.vault.azure.net",
-)
 # The keys of a secret that RDS writes.
 _RDS_KEYS = {
     "username": "APP_DATABASE_POSTGRES_USER",
@@ -112,8 +106,9 @@ def _read_store(source: str, wanted: Collection[str]) -> Texts:
     """Return what a store holds for variables. Raise SettingsError if it can't be read."""
     kind, _, name = source.partition(":")
     if kind not in _STORES or not name:
-        raise SettingsError(f"{_VARIABLE}: is written {' or '.join(_EXAMPLES)}")
-    extra, read = _STORES[kind]
+        forms = " or ".join(f"{kind}:{named}" for kind, (named, _, _) in _STORES.items())
+        raise SettingsError(f"{_VARIABLE}: is written {forms}")
+    _, extra, read = _STORES[kind]
     try:
         held = read(name, wanted)
     except ImportError:
@@ -141,9 +136,10 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-_STORES: dict[str, tuple[str, Callable[[str, Collection[str]], Texts]]] = {
-    "aws-secrets-manager": ("aws", read_aws_secrets_manager),
-    "aws-parameter-store": ("aws", read_aws_parameter_store),
-    "gcp-secret-manager": ("gcp", read_gcp_secret_manager),
-    "azure-key-vault": ("azure", read_azure_key_vault),
+# What stands behind the colon, the extra that has the client, and what reads the store.
+_STORES: dict[str, tuple[str, str, Callable[[str, Collection[str]], Texts]]] = {
+    "aws-secrets-manager": ("NAME-OR-ARN", "aws", read_aws_secrets_manager),
+    "aws-parameter-store": ("/path", "aws", read_aws_parameter_store),
+    "gcp-secret-manager": ("PROJECT", "gcp", read_gcp_secret_manager),
+    "azure-key-vault": ("https://NAME.vault.azure.net", "azure", read_azure_key_vault),
 }

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -9,7 +10,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
-    PrivateAttr,
     SecretStr,
     field_validator,
     model_validator,
@@ -111,38 +111,69 @@ class DatabaseSettings(BaseSettings):
     database_sqlite_mmap_size: Annotated[int, Field(ge=0)] | None = None
     database_sqlite_backup_before_migrate: bool = False
 
-    _target: DatabaseTarget = PrivateAttr()
-    _read_target: DatabaseTarget = PrivateAttr()
-    _migration_target: DatabaseTarget = PrivateAttr()
-
-    @property
+    @cached_property
     def database_target(self) -> DatabaseTarget:
         """The database that write sessions use."""
-        return self._target
+        if self.database_url is not None:
+            return self._parse(self.database_url, "APP_DATABASE_URL")
+        match self.database_backend:
+            case "postgres":
+                return self._resolve_postgres_fields()
+            case "custom":
+                raise DatabaseSettingsError(
+                    "APP_DATABASE_URL: APP_DATABASE_BACKEND=custom needs it; "
+                    "set it to a SQLAlchemy URL with an asynchronous driver"
+                )
+            case None if self.database_platform_url is not None:
+                return self._parse(self.database_platform_url, "DATABASE_URL")
+            case "sqlite" | None:
+                return sqlite_target(str(self.database_sqlite_path), "APP_DATABASE_SQLITE_PATH")
 
-    @property
+    @cached_property
     def database_read_target(self) -> DatabaseTarget:
         """The database that read sessions use: the replica, if one is named."""
-        return self._read_target
+        if self.database_read_url is None:
+            return self.database_target
+        url = self.database_read_url.get_secret_value()
+        # Of several replicas any will do.
+        defaults = {"target_session_attrs": "any", **self._tls_parameters()}
+        target = parse_url(url, "APP_DATABASE_READ_URL", defaults)
+        if target.backend != "postgres" or self.database_target.backend != "postgres":
+            raise DatabaseSettingsError(
+                "APP_DATABASE_READ_URL: only PostgreSQL has replicas; "
+                "set it to a postgresql:// URL beside a PostgreSQL database, or leave it unset"
+            )
+        return target
 
-    @property
+    @cached_property
     def database_migration_target(self) -> DatabaseTarget:
         """The database that Alembic uses: the direct address, if one is named beside a pooler's."""
-        return self._migration_target
+        if self.alembic_database_url is not None:
+            return self._parse(self.alembic_database_url, "APP_ALEMBIC_DATABASE_URL")
+        target = self.database_target
+        if target.backend == "custom":
+            raise DatabaseSettingsError(
+                "APP_ALEMBIC_DATABASE_URL: a custom database needs it, and "
+                f"{target.chosen_by} names one ({target.url.get_backend_name()}); "
+                "set it to the same database with a synchronous driver"
+            )
+        return target
 
     def with_migration_target(self, target: DatabaseTarget) -> Self:
         """Return a copy whose migrations run on another database."""
-        copy = self.model_copy()
-        copy._migration_target = target
-        return copy
+        return self.model_copy(update={"database_migration_target": target})
 
     @property
     def database_warnings(self) -> tuple[str, ...]:
         """What is set and can't be honoured, a line each."""
-        targets = (self._target, self._read_target, self._migration_target)
+        targets = (
+            self.database_target,
+            self.database_read_target,
+            self.database_migration_target,
+        )
         ignored = [line for target in targets for line in target.warnings]
         given = {name for name in self.model_fields_set if getattr(self, name) is not None}
-        return tuple(dict.fromkeys([*ignored, *find_unread_fields(given, self._target)]))
+        return tuple(dict.fromkeys([*ignored, *find_unread_fields(given, self.database_target)]))
 
     @property
     def read_pool_size(self) -> int:
@@ -174,15 +205,15 @@ class DatabaseSettings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _resolve_targets(self) -> Self:
-        self._target = self._resolve_write_target()
-        if self.database_password_provider and self._target.url.password is not None:
+    def _check_targets(self) -> Self:
+        target = self.database_target
+        if self.database_password_provider and target.url.password is not None:
             raise DatabaseSettingsError(
                 "APP_DATABASE_PASSWORD_PROVIDER: "
-                f"{self._target.chosen_by} has a password as well; keep one of them"
+                f"{target.chosen_by} has a password as well; keep one of them"
             )
-        self._read_target = self._resolve_read_target()
-        self._migration_target = self._resolve_migration_target()
+        # Each is resolved once, here: what is wrong with it stops the start.
+        _ = self.database_read_target, self.database_migration_target
         return self
 
     @model_validator(mode="wrap")
@@ -195,47 +226,6 @@ class DatabaseSettings(BaseSettings):
                 for name, value in given.items()
             }
         return handler(given)
-
-    def _resolve_write_target(self) -> DatabaseTarget:
-        if self.database_url is not None:
-            return self._parse(self.database_url, "APP_DATABASE_URL")
-        match self.database_backend:
-            case "postgres":
-                return self._resolve_postgres_fields()
-            case "custom":
-                raise DatabaseSettingsError(
-                    "APP_DATABASE_URL: APP_DATABASE_BACKEND=custom needs it; "
-                    "set it to a SQLAlchemy URL with an asynchronous driver"
-                )
-            case None if self.database_platform_url is not None:
-                return self._parse(self.database_platform_url, "DATABASE_URL")
-            case "sqlite" | None:
-                return sqlite_target(str(self.database_sqlite_path), "APP_DATABASE_SQLITE_PATH")
-
-    def _resolve_read_target(self) -> DatabaseTarget:
-        if self.database_read_url is None:
-            return self._target
-        url = self.database_read_url.get_secret_value()
-        # Of several replicas any will do.
-        defaults = {"target_session_attrs": "any", **self._tls_parameters()}
-        target = parse_url(url, "APP_DATABASE_READ_URL", defaults)
-        if target.backend != "postgres" or self._target.backend != "postgres":
-            raise DatabaseSettingsError(
-                "APP_DATABASE_READ_URL: only PostgreSQL has replicas; "
-                "set it to a postgresql:// URL beside a PostgreSQL database, or leave it unset"
-            )
-        return target
-
-    def _resolve_migration_target(self) -> DatabaseTarget:
-        if self.alembic_database_url is not None:
-            return self._parse(self.alembic_database_url, "APP_ALEMBIC_DATABASE_URL")
-        if self._target.backend == "custom":
-            raise DatabaseSettingsError(
-                "APP_ALEMBIC_DATABASE_URL: a custom database needs it, and "
-                f"{self._target.chosen_by} names one ({self._target.url.get_backend_name()}); "
-                "set it to the same database with a synchronous driver"
-            )
-        return self._target
 
     def _parse(self, url: SecretStr, variable: str) -> DatabaseTarget:
         return parse_url(url.get_secret_value(), variable, self._tls_parameters())
@@ -295,5 +285,5 @@ class DatabaseSettings(BaseSettings):
             VariableSource(settings_cls, dotenv),
             SecretFiles(settings_cls),
             SecretStore(settings_cls),
-            NearMissGuard(settings_cls, environment, dotenv),
+            NearMissGuard(settings_cls, dotenv | environment),
         )

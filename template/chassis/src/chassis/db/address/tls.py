@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import DatabaseSettingsError
 
-_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
 _VERIFYING_MODES = ("verify-ca", "verify-full")
 # Where systems keep the authorities they trust, if Python's OpenSSL knows no single file.
 _SYSTEM_CA_FILES = (
@@ -51,7 +51,7 @@ def resolve_tls(given: Mapping[str, str], variable: str) -> dict[str, str]:
         if name in resolved and not os.access(resolved[name], os.R_OK):
             raise DatabaseSettingsError(
                 f"{variable}: the file of {name} can't be read; name one that exists and that "
-                f"this user may read, there or by APP_DATABASE_POSTGRES_{name.upper()}"
+                "this user may read"
             )
     if "sslkey" in resolved and _is_open_to_others(Path(resolved["sslkey"])):
         raise DatabaseSettingsError(

@@ -1,13 +1,12 @@
 """Database URLs: one libpq-style URL in, what each driver understands out."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, urlencode
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,7 +27,11 @@ BackendName = Literal["sqlite", "postgres"]
 Backend = Literal[BackendName, "custom"]
 
 _POSTGRES_DRIVERS = ("", "asyncpg", "psycopg", "psycopg2", "psycopg_async", "psycopg2cffi")
-_SQLITE_DRIVERS = ("", "aiosqlite", "pysqlite")
+_DRIVERS = {
+    "postgres": _POSTGRES_DRIVERS,
+    "postgresql": _POSTGRES_DRIVERS,
+    "sqlite": ("", "aiosqlite", "pysqlite"),
+}
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,7 @@ class DatabaseTarget:
         if given.pop("sslnegotiation", "postgres") == "direct":
             arguments["direct_tls"] = True
         if named := {name: given[name] for name in DSN_PARAMETERS if name in given}:
-            query = "&".join(f"{name}={_percent_encode(value)}" for name, value in named.items())
-            arguments["dsn"] = f"postgresql://?{query}"
+            arguments["dsn"] = f"postgresql://?{urlencode(named, quote_via=quote)}"
         if settings := {name: given[name] for name in SESSION_PARAMETERS if name in given}:
             arguments["server_settings"] = settings
         if "connect_timeout" in given:
@@ -115,11 +117,6 @@ class DatabaseTarget:
             return {
                 name: value for name, value in self.parameters.items() if name not in TLS_PARAMETERS
             }
-        if "passfile" in self.parameters and not os.access(self.parameters["passfile"], os.R_OK):
-            raise DatabaseSettingsError(
-                f"{self.parameters_variable}: the file of passfile can't be read; name one that "
-                "exists"
-            )
         return resolve_tls(self.parameters, self.parameters_variable)
 
     @property
@@ -144,12 +141,15 @@ def parse_url(
             f"{variable}: not a URL; write postgresql://user:password@host:5432/name "
             "or sqlite:///data/app.db"
         )
+    if driver not in _DRIVERS.get(dialect, (driver,)):
+        raise DatabaseSettingsError(
+            f"{variable}: leave the driver out of the URL (postgresql://… or sqlite:///…); "
+            "the chassis chooses it"
+        )
     match dialect:
         case "postgres" | "postgresql":
-            _check_driver(driver, _POSTGRES_DRIVERS, variable)
             return _parse_postgres(rest, variable, defaults)
         case "sqlite":
-            _check_driver(driver, _SQLITE_DRIVERS, variable)
             return _parse_sqlite(rest, variable)
         case _:
             return _parse_custom(text, variable)
@@ -168,7 +168,7 @@ def sqlite_target(path: str, variable: str) -> DatabaseTarget:
             f"{variable}: write the whole path of a file, without ~, $ and a scheme; "
             "a URL is for APP_DATABASE_URL"
         )
-    if _is_in_memory(path):
+    if path in ("", ":memory:") or path.startswith("file::memory:"):
         raise DatabaseSettingsError(
             f"{variable}: an in-memory SQLite database can't be used, its sessions would share "
             "one transaction; name a file: sqlite:///data/app.db (in tests, one in tmp_path)"
@@ -258,10 +258,6 @@ def _parse_sqlite(rest: str, variable: str) -> DatabaseTarget:
     return sqlite_target(path[1:], variable)
 
 
-def _is_in_memory(path: str) -> bool:
-    return path in ("", ":memory:") or path.startswith("file::memory:")
-
-
 def _check_text(text: str, variable: str) -> None:
     if is_quoted(text, (*QUOTES, *TYPOGRAPHIC_QUOTES)):
         raise DatabaseSettingsError(f"{variable}: remove the quotation marks around the value")
@@ -281,15 +277,3 @@ def _parse_custom(text: str, variable: str) -> DatabaseTarget:
             f"check dialect+driver:// at its start, and {ENCODE_ADVICE}"
         ) from None
     return DatabaseTarget("custom", url, variable)
-
-
-def _check_driver(driver: str, known: tuple[str, ...], variable: str) -> None:
-    if driver not in known:
-        raise DatabaseSettingsError(
-            f"{variable}: leave the driver out of the URL (postgresql://… or sqlite:///…); "
-            "the chassis chooses it"
-        )
-
-
-def _percent_encode(value: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in value.encode())
