@@ -86,7 +86,7 @@ _SOURCES_OF_MIGRATIONS = ("env_prefix", "env_prefix_target", "env_file", "case_s
 class ChassisSettings(DatabaseSettings):
     """What a service reads from `APP_*` variables; its own `Settings` adds fields to it.
 
-    Raises TypeError when a subclass is made that changes one of these fields.
+    Raise TypeError when a subclass is made that changes one of these fields.
     """
 
     platform_variables: ClassVar[dict[str, str]] = {
