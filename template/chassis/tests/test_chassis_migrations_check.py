@@ -106,6 +106,60 @@ def test_what_only_postgres_refuses_is_found_with_its_place_and_cure(
 
 
 @pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        (
+            "CREATE TABLE bin (id INTEGER, EXCLUDE USING gist (id WITH =))",
+            'the extension btree_gist is missing: .*CREATE EXTENSION IF NOT EXISTS "btree_gist"',
+        ),
+        ("CREATE TABLE bin (x citext)", "the extension citext is missing"),
+        ("SELECT uuid_generate_v4()", "the extension uuid-ossp is missing"),
+        ("CREATE EXTENSION nowhere", "this server has no such extension: .*URL"),
+    ],
+    ids=["an operator class", "a type", "a function", "one that the server lacks"],
+)
+def test_an_extension_that_is_missing_is_named(
+    depot: Depot, settings: ChassisSettings, statement: str, says: str
+) -> None:
+    only_on("postgres", settings)
+    depot.add("1", f"op.execute({statement!r})")
+
+    with pytest.raises(CommandError, match=says) as found:
+        check_migrations(depot.package, settings, engine="postgres")
+
+    assert "the engines differ" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        ("import nowhere", "env.py, line 8: ModuleNotFoundError: No module named 'nowhere'"),
+        ("metadata = 1 / 0", "env.py, line 8: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_models_that_cannot_be_imported_are_one_line_for_both_engines(
+    depot: Depot, settings: ChassisSettings, models: str, says: str
+) -> None:
+    depot.configure(models)
+    depot.add("1", "pass")
+
+    with pytest.raises(CommandError) as found:
+        check_migrations(depot.package, settings)
+
+    assert str(found.value) == f"the migrations can't be loaded in {says}"
+
+
+def test_a_revision_that_cannot_be_imported_is_one_line_for_both_engines(
+    depot: Depot, settings: ChassisSettings
+) -> None:
+    depot.add("1", "pass")
+    (depot.versions / "1.py").write_text("import nowhere\n", encoding="utf-8")
+
+    with pytest.raises(CommandError, match=r"^the migrations can't be loaded in 1.py, line 1: .*$"):
+        check_migrations(depot.package, settings)
+
+
+@pytest.mark.parametrize(
     "upgrade",
     ["SELECT gen_random_uuid()", "CREATE EXTENSION hstore", "CREATE TABLE bin (x TEXT COLLATE uu)"],
 )

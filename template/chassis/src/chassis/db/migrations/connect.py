@@ -25,13 +25,13 @@ from ..postgres.connect import connection_error, fetch_password_on_connect, is_r
 from ..postgres.options import ENCODING_ADVICE, encoding_warning, psycopg_arguments
 from ..sqlite.files import prepare_folder
 from ..sqlite.pragmas import begin_immediately
-from .attempts import lock_timeout_of_a_try
+from .attempts import attempt_lock_timeout
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _LONGEST_BACKOFF_SECONDS = 2.0
-_POOLER = (
+_POOLER_REFUSAL = (
     "APP_ALEMBIC_DATABASE_URL: migrations can't run through a transaction pooler (PgBouncer), "
     "where their lock is lost; set it to the URL of the database itself"
 )
@@ -40,7 +40,7 @@ _POOLER = (
 def wait_for_database(settings: DatabaseSettings) -> None:
     """Wait until the database answers, `APP_DATABASE_WAIT_SECONDS` at most.
 
-    Raises DatabaseUnavailableError after that, or at once where waiting can't help.
+    Raise DatabaseUnavailableError after that, or at once if waiting can't help.
     """
     deadline = time.monotonic() + settings.database_wait_seconds
     pause = _POLL_SECONDS
@@ -76,18 +76,18 @@ async def _connect_by_asyncpg(settings: DatabaseSettings) -> None:
 
 @contextmanager
 def open_connection(settings: DatabaseSettings) -> Iterator[Connection]:
-    """Open a connection as migrations do. Raises DatabaseUnavailableError where it can't."""
+    """Open a connection as migrations do. Raise DatabaseUnavailableError if it fails."""
     with (
         create_migration_engine(settings) as engine,
-        connect(engine, settings.database_migration_target) as connection,
+        open_engine(engine, settings.database_migration_target) as connection,
     ):
         yield connection
 
 
 def check_migration_connections(settings: DatabaseSettings) -> str:
-    """Connect as migrations do and give the driver's name.
+    """Connect as migrations do and return the driver's name.
 
-    Raises DatabaseUnavailableError where that fails, DatabaseSettingsError behind a pooler.
+    Raise DatabaseUnavailableError where that fails, DatabaseSettingsError behind a pooler.
     """
     with open_connection(settings) as one, open_connection(settings) as other:
         if one.dialect.name == "postgresql":
@@ -107,7 +107,7 @@ def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
             arguments,
             application_name=settings.database_application_name,
             connect_timeout=settings.database_connect_timeout_seconds,
-            lock_timeout=lock_timeout_of_a_try(settings),
+            lock_timeout=attempt_lock_timeout(settings),
         )
     engine = create_engine(
         with_chassis_types(url),
@@ -130,20 +130,20 @@ def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
 
 
 @contextmanager
-def connect(engine: Engine, target: DatabaseTarget) -> Iterator[Connection]:
+def open_engine(engine: Engine, target: DatabaseTarget) -> Iterator[Connection]:
     try:
         connection = engine.connect()
     except DatabaseError as error:
         if is_refusal_by_pooler(str(error.orig)):
-            raise DatabaseSettingsError(_POOLER) from error
+            raise DatabaseSettingsError(_POOLER_REFUSAL) from error
         raise connection_error(target.masked, [error]) from error
     with connection:
         if connection.dialect.name == "postgresql":
-            _refuse_bytes(connection, target)
+            _refuse_sql_ascii(connection, target)
         yield connection
 
 
-def _refuse_bytes(connection: Connection, target: DatabaseTarget) -> None:
+def _refuse_sql_ascii(connection: Connection, target: DatabaseTarget) -> None:
     driver: Any = connection.connection.driver_connection
     encoding = driver.info.parameter_status("server_encoding")
     if encoding == "SQL_ASCII":
@@ -155,17 +155,17 @@ def _refuse_named_pooler(settings: DatabaseSettings) -> None:
     target = settings.database_migration_target
     shared = target is settings.database_target
     if target.pgbouncer or (shared and uses_pgbouncer(settings, target)):
-        raise DatabaseSettingsError(_POOLER)
+        raise DatabaseSettingsError(_POOLER_REFUSAL)
 
 
 def refuse_noticed_pooler(*pair: Connection) -> None:
-    """Tell a transaction pooler by two idle connections that share a server process."""
+    """Raise DatabaseSettingsError if two idle connections share a server process."""
     for one in pair:
         one.execution_options(isolation_level="AUTOCOMMIT")
     ask = text("SELECT pg_backend_pid()")
     seen = [tuple(one.scalar(ask) for one in pair) for _ in range(3)]
     if len({pid for row in seen for pid in row}) != 2 or len(set(seen)) != 1:
-        raise DatabaseSettingsError(_POOLER)
+        raise DatabaseSettingsError(_POOLER_REFUSAL)
 
 
 def _is_permanent(error: DatabaseUnavailableError) -> bool:

@@ -1,4 +1,4 @@
-"""What `alembic` prints where somebody runs it: what it did, or one line that says why not."""
+"""What the command `alembic` prints: what it did, or why it failed in one line."""
 
 import sys
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ OPERATION_FAILED, SETTINGS_WRONG = 1, 2
 def end_in_one_line(config: "Config") -> Iterator[None]:
     """End the `alembic` command with one line for an expected failure.
 
-    Exits with 1 if the operation failed, with 2 if settings are wrong, as `migrate` does. Does
-    nothing where Alembic was not called from a command line, or with `--raiseerr`.
+    Exit with 1 if the operation failed, with 2 if settings are wrong, as `migrate` does. Do
+    nothing if Alembic was not called from a command line, or with `--raiseerr`.
     """
     from alembic.util import CommandError
 
@@ -32,16 +32,16 @@ def end_in_one_line(config: "Config") -> Iterator[None]:
     try:
         yield
     except (ValidationError, SettingsError) as error:
-        _exit(SETTINGS_WRONG, _describe(error))
+        _exit_with_message(SETTINGS_WRONG, _describe_settings_error(error))
     except DatabaseSettingsError as error:
-        _exit(SETTINGS_WRONG, str(error))
+        _exit_with_message(SETTINGS_WRONG, str(error))
     except (
         DatabaseUnavailableError,
         UnknownRevisionError,
         UnversionedDatabaseError,
         CommandError,
     ) as error:
-        _exit(OPERATION_FAILED, str(error))
+        _exit_with_message(OPERATION_FAILED, str(error))
 
 
 class Progress:
@@ -52,11 +52,11 @@ class Progress:
         self.has_migrated = False
 
     def note(self, *, step: Any, **others: Any) -> None:
-        """Note one."""
+        """Note a revision that was applied, taken back or stamped."""
         done = "stamped" if step.is_stamp else "upgraded" if step.is_upgrade else "downgraded"
         source, destination = (
-            _named(step.source_revision_ids),
-            _named(step.destination_revision_ids),
+            _format_revisions(step.source_revision_ids),
+            _format_revisions(step.destination_revision_ids),
         )
         revision = step.up_revision
         title = f": {revision.doc}" if revision is not None and not step.is_stamp else ""
@@ -64,7 +64,7 @@ class Progress:
         self._lines.append(f"{done} {source} -> {destination}{title}")
 
     def report(self, context: Any) -> None:
-        """Print what was noted, for a command that sets a revision also that there was nothing."""
+        """Print what was noted; a command that sets a revision says if there was nothing to do."""
         config = context.config
         if config.cmd_opts is None:
             return
@@ -72,27 +72,27 @@ class Progress:
             context.get_revision_argument()
         except KeyError:
             return
-        current = _named(context.get_context().get_current_heads())
+        current = _format_revisions(context.get_context().get_current_heads())
         for line in self._lines or [f"nothing to do: the database is at {current}"]:
             config.print_stdout("%s", line)
 
 
-def _named(revisions: tuple[str, ...]) -> str:
+def _format_revisions(revisions: tuple[str, ...]) -> str:
     return ", ".join(sorted(revisions)) or "base"
 
 
-def _describe(error: ValidationError | SettingsError) -> str:
+def _describe_settings_error(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         return str(error.__cause__ or error)
     found = error.errors(include_url=False, include_input=False)
-    return "; ".join(_describe_value(one["loc"], one["msg"]) for one in found)
+    return "; ".join(_describe_field_error(one["loc"], one["msg"]) for one in found)
 
 
-def _describe_value(place: tuple[int | str, ...], message: str) -> str:
+def _describe_field_error(place: tuple[int | str, ...], message: str) -> str:
     message = message.removeprefix("Value error, ").replace("Input should be", "must be")
     return f"APP_{str(place[0]).upper()}: {message}" if place else message
 
 
-def _exit(code: int, message: str) -> None:
+def _exit_with_message(code: int, message: str) -> None:
     sys.stderr.write(f"Error: {message}\n")
     raise SystemExit(code) from None

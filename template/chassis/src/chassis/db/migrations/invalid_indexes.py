@@ -1,11 +1,14 @@
 """Indexes that a failed CREATE INDEX CONCURRENTLY left: kept up, and used by no query."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
-from ..address.settings import DatabaseSettings
 from .connect import open_connection
+
+if TYPE_CHECKING:
+    from ..address.settings import DatabaseSettings
 
 _INVALID = text("""
     SELECT format('%I.%I', n.nspname, c.relname), format('%I.%I', n.nspname, t.relname)
@@ -22,7 +25,7 @@ _INVALID = text("""
 """)
 
 
-def find_invalid_indexes(settings: DatabaseSettings) -> list[tuple[str, str]]:
+def find_invalid_indexes(settings: "DatabaseSettings") -> list[tuple[str, str]]:
     """Return what is wrong and its cure for each invalid index of the database."""
     with open_connection(settings) as connection:
         return list(describe_invalid_indexes(connection))

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from sqlalchemy import MetaData
 
-from ..address.settings import DatabaseSettings
 from ..errors import DatabaseSettingsError
 from .scripts import run_environment
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+    from ..address.settings import DatabaseSettings
     from .authoring.autogenerate import Autogenerate
 
 DEFAULT_VERSION_TABLE = "alembic_version"
@@ -77,7 +77,7 @@ class MigrationEnvironment:
 
 
 def create_environment(
-    metadata: MetaData | Sequence[MetaData], settings: DatabaseSettings, given: Mapping[str, Any]
+    metadata: MetaData | Sequence[MetaData], settings: "DatabaseSettings", given: Mapping[str, Any]
 ) -> MigrationEnvironment:
     """Check the options of a service and complete them.
 
@@ -99,8 +99,8 @@ def create_environment(
         "compare_type": given.get("compare_type", hooks.compare_type),
         "process_revision_directives": hooks.process_directives,
         "transaction_per_migration": given.get("transaction_per_migration", False),
-        "version_table": _choose("version_table", settings, given) or DEFAULT_VERSION_TABLE,
-        "version_table_schema": _choose("version_table_schema", settings, given),
+        "version_table": _resolve_name("version_table", settings, given) or DEFAULT_VERSION_TABLE,
+        "version_table_schema": _resolve_name("version_table_schema", settings, given),
     }
     schemas = _find_schemas(tables)
     if settings.database_migration_target.backend == "sqlite":
@@ -116,7 +116,7 @@ def create_environment(
 class Recorder:
     """What `run_migrations` is asked to note, instead of running anything."""
 
-    settings: DatabaseSettings
+    settings: "DatabaseSettings"
     environment: MigrationEnvironment | None = None
 
 
@@ -139,7 +139,7 @@ def read_environment(config: "Config") -> MigrationEnvironment:
 
 
 def record_environment(
-    settings: DatabaseSettings, run_env: Callable[[], object]
+    settings: "DatabaseSettings", run_env: Callable[[], object]
 ) -> MigrationEnvironment | None:
     """Run an `env.py`. Return what it passes to `run_migrations`, None if it does not call it."""
     recorder = Recorder(settings)
@@ -175,7 +175,7 @@ class _AutogenerateHooks:
 
 
 def _find_schemas(metadata: Sequence[MetaData]) -> frozenset[str]:
-    """Return the schemas that tables are in, without the default one."""
+    """Return the schemas of the tables, without the default one."""
     tables = [table for one in metadata for table in one.tables.values()]
     return frozenset(table.schema for table in tables if table.schema)
 
@@ -209,7 +209,7 @@ def _refuse_schemas(schemas: Collection[str]) -> None:
         )
 
 
-def _choose(name: str, settings: DatabaseSettings, given: Mapping[str, Any]) -> str | None:
+def _resolve_name(name: str, settings: "DatabaseSettings", given: Mapping[str, Any]) -> str | None:
     in_code: str | None = given.get(name)
     in_settings: str | None = getattr(settings, f"alembic_{name}")
     if in_code and in_settings and in_code != in_settings:

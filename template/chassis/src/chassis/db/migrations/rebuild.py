@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _DROP_TABLE = re.compile(rf"\s*DROP TABLE {NAME}\s*$")
 # The prefix is in Alembic's manual: "Running batch migrations for SQLite".
-_RENAME = re.compile(rf'\s*ALTER TABLE "?_alembic_tmp_.* RENAME TO {NAME}\s*$')
+_RENAME_OF_COPY = re.compile(rf'\s*ALTER TABLE "?_alembic_tmp_.* RENAME TO {NAME}\s*$')
 _COPY = re.compile(
     r'INSERT INTO (?P<table>"?_alembic_tmp_(?:[^"]*"|\S*)) \((?P<into>.*?)\) '
     r"SELECT (?P<values>.*)\s+FROM (?P<rest>.*)",
@@ -28,15 +28,15 @@ _WORD = re.compile(r"""(?:[^,"'(]|"(?:[^"]|"")*"|'(?:[^']|'')*'|\((?:[^()]|\([^(
 _CREATE = re.compile(
     rf"\s*CREATE (?:UNIQUE )?(?:INDEX|TRIGGER) (?:IF NOT EXISTS )?{NAME}", re.IGNORECASE
 )
-_BROKEN = re.compile(r"error in (view|trigger) (.+?)(?: after rename)?: (.*)", re.DOTALL)
+_BROKEN_DEPENDENT = re.compile(r"error in (view|trigger) (.+?)(?: after rename)?: (.*)", re.DOTALL)
 # What the new table lacks where the revision does not restate it.
-_OPTIONS = {
+_ARGUMENTS_OF_OPTIONS = {
     "AUTOINCREMENT": 'table_kwargs={"sqlite_autoincrement": True}',
     "COLLATE": 'reflect_args=[sa.Column(…, sa.String(collation="NOCASE"))]',
 }
 
 
-class _Attached(NamedTuple):
+class _Attachment(NamedTuple):
     """A trigger or an index of a table, and for an index its columns in order."""
 
     kind: str
@@ -51,7 +51,7 @@ class _Attached(NamedTuple):
 def preserve_rebuilt_tables(connection: Connection) -> None:
     """Keep triggers and indexes through each rebuild on this SQLite connection.
 
-    Raises alembic.util.CommandError for what can't be kept: for an index at the rebuild, for a
+    Raise alembic.util.CommandError for what can't be kept: for an index at the rebuild, for a
     view or a trigger before the commit, as the revision may make it anew.
     """
     message = "Skipped unsupported reflection of expression-based index"
@@ -71,14 +71,14 @@ def _copy_without_computed(
         query = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden IN (2, 3)"
         rows = connection.exec_driver_sql(query, (unquote_name(found["table"]),))
         computed = {name for (name,) in rows}
-        pairs = zip(_split(found["into"]), _split(found["values"]), strict=True)
+        pairs = zip(_split_at_commas(found["into"]), _split_at_commas(found["values"]), strict=True)
         kept = [pair for pair in pairs if unquote_name(pair[0]) not in computed]
         into, values = (", ".join(words) for words in zip(*kept, strict=True))
         statement = f"INSERT INTO {found['table']} ({into}) SELECT {values} FROM {found['rest']}"
     return statement, parameters
 
 
-def _split(words: str) -> list[str]:
+def _split_at_commas(words: str) -> list[str]:
     """Split at commas outside parentheses and quotes."""
     return [found[0].strip() for found in _WORD.finditer(words)]
 
@@ -86,16 +86,16 @@ def _split(words: str) -> list[str]:
 class _Rebuilds:
     def __init__(self, connection: Connection) -> None:
         self._execute = connection.exec_driver_sql
-        self._dropped: dict[str, tuple[str, dict[str, _Attached]]] = {}
-        self._attached: dict[str, _Attached] = {}
-        self._kept: dict[str, _Attached] = {}
+        self._dropped: dict[str, tuple[str, dict[str, _Attachment]]] = {}
+        self._attached: dict[str, _Attachment] = {}
+        self._kept: dict[str, _Attachment] = {}
         self._rebuilt: list[str] = []
 
     def before_statement(self, _: Connection, cursor: Any, statement: str, *rest: Any) -> None:
         if found := _DROP_TABLE.match(statement):
             table = unquote_name(found[1])
             self._dropped[table] = (self._read_sql(table), self._read_attached(table))
-        elif _RENAME.match(statement):
+        elif _RENAME_OF_COPY.match(statement):
             # Else SQLite refuses to rename while a view or a trigger names the missing table.
             self._execute("PRAGMA legacy_alter_table=ON")
         elif (found := _CREATE.match(statement)) and (
@@ -105,7 +105,7 @@ class _Rebuilds:
             self._execute(f"DROP {kept.kind} IF EXISTS {found[1]}")
 
     def after_statement(self, _: Connection, cursor: Any, statement: str, *rest: Any) -> None:
-        if found := _RENAME.match(statement):
+        if found := _RENAME_OF_COPY.match(statement):
             self._execute("PRAGMA legacy_alter_table=OFF")
             self._restore(unquote_name(found[1]))
         elif found := _CREATE.match(statement):
@@ -121,8 +121,8 @@ class _Rebuilds:
             self._execute("ALTER TABLE _chassis_probe RENAME TO _chassis_probed")
             self._execute("DROP TABLE _chassis_probed")
         except DBAPIError as error:
-            if found := _BROKEN.match(str(error.orig)):
-                _refuse(tables, f"breaks the {found[1]} {found[2]}", found[3], error)
+            if found := _BROKEN_DEPENDENT.match(str(error.orig)):
+                _refuse_rebuild(tables, f"breaks the {found[1]} {found[2]}", found[3], error)
             raise
 
     def _restore(self, table: str) -> None:
@@ -135,22 +135,22 @@ class _Rebuilds:
             try:
                 self._execute(one.sql)
             except DBAPIError as error:
-                _refuse(table, f"would lose the {one.kind} {name}", str(error.orig), error)
+                _refuse_rebuild(table, f"would lose the {one.kind} {name}", str(error.orig), error)
             self._kept[name] = one
-        for option in _options(before) - _options(self._read_sql(table)):
+        for option in _find_table_options(before) - _find_table_options(self._read_sql(table)):
             logger.warning(
                 "the rebuild of the table %s lost %s; unless that is meant, write "
                 "op.batch_alter_table(…, %s)",
                 table,
                 option,
-                _OPTIONS[option],
+                _ARGUMENTS_OF_OPTIONS[option],
             )
 
     def _restore_order(self, index: str) -> None:
-        """Make an index as it was where only descending order or a collation is gone."""
+        """Make an index anew if only its descending order or a collation is gone."""
         before = self._attached.pop(index, None)
         now = self._read_columns(index)
-        if before is None or before.columns == now or _names(before.columns) != _names(now):
+        if before is None or before.columns == now or _names_of(before.columns) != _names_of(now):
             return
         self._execute(f"DROP INDEX {quote_name(index)}")
         self._execute(before.sql)
@@ -159,20 +159,20 @@ class _Rebuilds:
         query = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
         return self._execute(query, (table,)).scalar() or ""
 
-    def _read_attached(self, table: str) -> dict[str, _Attached]:
+    def _read_attached(self, table: str) -> dict[str, _Attachment]:
         rows = self._execute(
             "SELECT name, type, sql FROM sqlite_master WHERE type IN ('index', 'trigger') "
             "AND tbl_name = ? COLLATE NOCASE AND sql IS NOT NULL",
             (table,),
         ).all()
-        return {name: _Attached(kind, sql, self._read_columns(name)) for name, kind, sql in rows}
+        return {name: _Attachment(kind, sql, self._read_columns(name)) for name, kind, sql in rows}
 
     def _read_columns(self, index: str) -> list[tuple[Any, ...]]:
         query = 'SELECT name, "desc", coll FROM pragma_index_xinfo(?) WHERE key'
         return [tuple(row) for row in self._execute(query, (index,))]
 
 
-def _refuse(table: str, loss: str, reason: str, error: DBAPIError) -> NoReturn:
+def _refuse_rebuild(table: str, loss: str, reason: str, error: DBAPIError) -> NoReturn:
     from alembic.util import CommandError
 
     raise CommandError(
@@ -181,10 +181,10 @@ def _refuse(table: str, loss: str, reason: str, error: DBAPIError) -> NoReturn:
     ) from error
 
 
-def _options(sql: str) -> set[str]:
+def _find_table_options(sql: str) -> set[str]:
     words = blank_literals(sql, names=True).upper().split()
-    return _OPTIONS.keys() & {word.strip("(,)") for word in words}
+    return _ARGUMENTS_OF_OPTIONS.keys() & {word.strip("(,)") for word in words}
 
 
-def _names(columns: list[tuple[Any, ...]]) -> list[Any]:
+def _names_of(columns: list[tuple[Any, ...]]) -> list[Any]:
     return [name for name, *_ in columns]

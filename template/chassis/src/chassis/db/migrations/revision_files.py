@@ -10,7 +10,7 @@ NAMES = ("revision", "down_revision")
 def read_revision_files(folder: Path) -> dict[str, tuple[str, ...]]:
     """Return each revision of a folder with those before it.
 
-    Raises ValueError, KeyError or SyntaxError for what only Alembic can judge: a file whose
+    Raise ValueError, KeyError or SyntaxError for what only Alembic can judge: a file whose
     revisions are no literals, two files of one revision, a revision that is missing, a circle.
     """
     files = [file for file in folder.glob("*.py") if not file.name.startswith(("__init__", ".#"))]

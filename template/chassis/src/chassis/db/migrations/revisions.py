@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import Connection, String, inspect, literal_column, select, table
 from sqlalchemy.exc import DBAPIError
 
-from ..address.settings import DatabaseSettings
 from ..errors import sqlstate
 from .options import MigrationEnvironment, TableName, read_environment, record_environment
 from .revision_files import read_revision_files
@@ -20,6 +19,8 @@ from .scripts import alembic_config, read_scripts
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
+
+    from ..address.settings import DatabaseSettings
 
 OTHER_DATABASE_ADVICE = (
     "it is another service's: name another database (APP_DATABASE_URL), or, if both are to share "
@@ -119,7 +120,7 @@ class CodeRevisions:
             raise
 
 
-def read_code_revisions(package: str, settings: DatabaseSettings) -> CodeRevisions:
+def read_code_revisions(package: str, settings: "DatabaseSettings") -> CodeRevisions:
     """Read the revisions of a service's package, and the options of its `env.py`.
 
     Alembic is left out if that is possible: importing it takes a server 0.15 s and 8 MiB.
@@ -130,7 +131,7 @@ def read_code_revisions(package: str, settings: DatabaseSettings) -> CodeRevisio
     return code_revisions(read_scripts(config), read_environment(config))
 
 
-def _read_without_alembic(package: str, settings: DatabaseSettings) -> CodeRevisions | None:
+def _read_without_alembic(package: str, settings: "DatabaseSettings") -> CodeRevisions | None:
     """Return None if the files are not as Alembic writes them, or anything in them fails."""
     try:
         folder = Path(str(files(package))) / "migrations"

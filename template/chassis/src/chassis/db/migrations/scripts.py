@@ -42,7 +42,7 @@ def read_revisions(config: "Config") -> "list[Script]":
 def find_head(config: "Config") -> str:
     """Return the revision that the code needs.
 
-    Raises alembic.util.CommandError for none, which Alembic lets pass, and for several.
+    Raise alembic.util.CommandError for none, which Alembic lets pass, and for several.
     """
     from alembic.util import CommandError
 

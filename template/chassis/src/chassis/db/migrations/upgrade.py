@@ -1,15 +1,18 @@
 """The commands that change a schema, on the migrations inside a service's package."""
 
 import logging
+from typing import TYPE_CHECKING
 
-from ..address.settings import DatabaseSettings
 from .revisions import UnknownRevisionError
 from .scripts import alembic_config, find_head
+
+if TYPE_CHECKING:
+    from ..address.settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 
 
-def upgrade(package: str, settings: DatabaseSettings, revision: str = "head") -> None:
+def upgrade(package: str, settings: "DatabaseSettings", revision: str = "head") -> None:
     """Upgrade the database of a service's package to a revision.
 
     A database that is newer than the code is left alone, as a rollback needs it.
@@ -28,7 +31,7 @@ def upgrade(package: str, settings: DatabaseSettings, revision: str = "head") ->
         logger.warning("%s; nothing was migrated", error)
 
 
-def downgrade(package: str, settings: DatabaseSettings, revision: str) -> None:
+def downgrade(package: str, settings: "DatabaseSettings", revision: str) -> None:
     """Downgrade the database of a service's package to a revision, `base` for an empty one."""
     from alembic import command
 

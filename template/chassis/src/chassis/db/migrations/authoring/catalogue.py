@@ -41,7 +41,7 @@ class CatalogueEntry:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it the same entry in two databases; a table has one primary key at most."""
+        """What identifies the entry in two databases; a table has one primary key at most."""
         name = "" if self.kind == "primary key" else self.name
         unnamed = self.facts.get("definition") if name is None else None
         return self.place, self.kind, name, unnamed
@@ -104,7 +104,7 @@ def _make_index_portable(statement: str, is_default: bool) -> str:
 
 
 def _unify_default(expression: str) -> str:
-    """Write two spellings of one value the same way."""
+    """Return a default in the one spelling of several that PostgreSQL records."""
     number = re.sub(r"^'(-?\d+(?:\.\d+)?)'::[a-z ]+$", r"\1", expression)
     return number.replace("CURRENT_TIMESTAMP", "now()")
 

@@ -55,11 +55,11 @@ def check_migrations(
         raise DatabaseSettingsError(
             "APP_ALEMBIC_DATABASE_URL: only migrations of SQLite and PostgreSQL are checked"
         )
-    _load(alembic_config(package, settings))
+    _load_migrations(alembic_config(package, settings))
     found: list[str] = []
     for backend in get_args(BackendName) if engine is None else (engine,):
         started = time.monotonic()
-        scratch = _scratch(backend, settings, start_server)
+        scratch = _create_scratch(backend, settings, start_server)
         try:
             where, errors = (
                 _check_sql(package, settings) if scratch is None else _rehearse(package, scratch)
@@ -76,7 +76,7 @@ def check_migrations(
         raise CommandError("\n".join(found))
 
 
-def _load(config: Config) -> None:
+def _load_migrations(config: Config) -> None:
     """Import the revisions, `env.py` and the models, whose faults are those of no engine."""
     try:
         find_head(config)
@@ -88,7 +88,7 @@ def _load(config: Config) -> None:
         raise CommandError(describe_load_failure(error)) from error
 
 
-def _scratch(
+def _create_scratch(
     backend: BackendName, settings: DatabaseSettings, start_server: StartServer | None
 ) -> AbstractContextManager[Scratch] | None:
     if backend == "sqlite":
@@ -109,7 +109,7 @@ def _rehearse(package: str, made: AbstractContextManager[Scratch]) -> tuple[str,
 
 def _try_steps(package: str, scratch: Scratch) -> Iterator[str]:
     settings = scratch.settings
-    attempt = partial(_attempt, scratch.where, alembic_config(package, settings))
+    attempt = partial(_attempt_step, scratch.where, alembic_config(package, settings))
     if failure := attempt("upgrade to the head", lambda: upgrade(package, settings)):
         yield failure
         return
@@ -125,7 +125,7 @@ def _try_steps(package: str, scratch: Scratch) -> Iterator[str]:
         yield failure
 
 
-def _attempt(where: str, config: Config, step: str, action: Callable[[], None]) -> str | None:
+def _attempt_step(where: str, config: Config, step: str, action: Callable[[], None]) -> str | None:
     logger.info("%s: rehearsing the %s", where, step)
     try:
         action()

@@ -52,7 +52,7 @@ def add_missed_differences(
     *,
     defaults: bool,
 ) -> None:
-    """Add what the databases say of the models' tables, where Alembic sees nothing or guesses.
+    """Add what the databases say of the models' tables, if Alembic sees nothing or guesses.
 
     `defaults` says whether server defaults are compared here.
     """
@@ -88,7 +88,7 @@ def _take_out_compared(steps: list[MigrateOperation], places: Container[Place]) 
         if isinstance(step, ModifyTableOps) and (step.schema, step.table_name.lower()) in places:
             kept = [one for one in step.ops if not _is_compared(one)]
             # Alembic has dropped columns in the order of a set.
-            step.ops = sorted(kept, key=_dropped_name)
+            step.ops = sorted(kept, key=_dropped_column)
     steps[:] = [step for step in steps if not isinstance(step, ModifyTableOps) or step.ops]
 
 
@@ -98,7 +98,7 @@ def _is_compared(step: MigrateOperation) -> bool:
     return isinstance(step, CreateIndexOp | DropIndexOp | CreateCheckConstraintOp)
 
 
-def _dropped_name(step: MigrateOperation) -> str:
+def _dropped_column(step: MigrateOperation) -> str:
     return step.column_name if isinstance(step, DropColumnOp) else ""
 
 
@@ -114,7 +114,7 @@ def _add_indexes(context: AutogenContext, table: Table, steps: list[MigrateOpera
             table.schema,
             table.name,
         ):
-            steps[number + 1 : number + 1] = _modify(table, indexes)
+            steps[number + 1 : number + 1] = _modify_table(table, indexes)
             return
 
 
@@ -154,7 +154,7 @@ class _TableComparison:
             if one.made and one.wanted
             for step in self._replace(find_named(table, "column", one.wanted.name), one)
         ]
-        return _modify(table, drop), [*replace, *_modify(table, create)]
+        return _modify_table(table, drop), [*replace, *_modify_table(table, create)]
 
     def _replace(self, column: Column[Any], difference: Difference) -> Iterator[MigrateOperation]:
         facts = {fact: (old, new) for fact, old, new in difference.facts}
@@ -162,7 +162,7 @@ class _TableComparison:
             yield from self._replace_computed(column)
         elif self._compares_defaults and "default" in facts and "serial" not in facts["default"]:
             default = self._reflect(column).get("default")
-            yield from _modify(column.table, [_alter_default(column, default)])
+            yield from _modify_table(column.table, [_alter_default(column, default)])
 
     def _replace_computed(self, column: Column[Any]) -> Iterator[MigrateOperation]:
         """Yield what makes a column anew, for its text can't be changed."""
@@ -178,8 +178,12 @@ class _TableComparison:
         sql = strip_parentheses(strip_casts(found["sqltext"]))
         computed = Computed(sql, persisted=found.get("persisted"))
         old = Column(column.name, column.type, computed, nullable=column.nullable)
-        yield from _modify(column.table, [DropColumnOp.from_column_and_tablename(*place, old)])
-        yield from _modify(column.table, [AddColumnOp.from_column_and_tablename(*place, column)])
+        yield from _modify_table(
+            column.table, [DropColumnOp.from_column_and_tablename(*place, old)]
+        )
+        yield from _modify_table(
+            column.table, [AddColumnOp.from_column_and_tablename(*place, column)]
+        )
 
     def _reflect(self, column: Column[Any]) -> Any:
         columns = self._inspector.get_columns(column.table.name, schema=column.table.schema)
@@ -209,7 +213,7 @@ class _TableComparison:
                 yield before, after
 
 
-def _modify(table: Table, steps: Iterable[MigrateOperation]) -> list[MigrateOperation]:
+def _modify_table(table: Table, steps: Iterable[MigrateOperation]) -> list[MigrateOperation]:
     steps = list(steps)
     return [ModifyTableOps(table.name, steps, schema=table.schema)] if steps else []
 
@@ -240,7 +244,7 @@ def _create_check(table: Table, check: CheckConstraint) -> CreateCheckConstraint
 
 
 def _stub_check(table: Table, name: str, sql: str) -> CheckConstraint:
-    """Build what the database has, in words that the other engine takes, too, where it can be."""
+    """Build the CHECK that the database has, without what only PostgreSQL can read."""
     check = CheckConstraint(strip_casts(sql), name=conv(name))
     Table(table.name, MetaData(), check, schema=table.schema)
     return check

@@ -62,7 +62,7 @@ def find_differences(context: AutogenContext, metadata: Iterable[MetaData]) -> l
     includes = _create_filter(context, tables, made)
     return [
         one
-        for one in _pair(*_choose(tables, made, wanted))
+        for one in _pair_entries(*_choose_entries(tables, made, wanted))
         if (one.made is None or one.wanted is None or one.is_rename or any(one.facts))
         and includes(one.entry)
     ]
@@ -92,7 +92,7 @@ def find_named(table: Table | None, kind: str, name: str | None) -> Any:
     return next((item for item in named if item.name.lower() == name.lower()), None)
 
 
-def _choose(
+def _choose_entries(
     tables: dict[Place, Table], made: list[CatalogueEntry], wanted: list[CatalogueEntry]
 ) -> tuple[list[CatalogueEntry], list[CatalogueEntry]]:
     """Choose what belongs to the models' tables; of a missing table only the table itself."""
@@ -107,7 +107,7 @@ def _choose(
     ]
 
 
-def _pair(made: list[CatalogueEntry], wanted: list[CatalogueEntry]) -> Iterator[Difference]:
+def _pair_entries(made: list[CatalogueEntry], wanted: list[CatalogueEntry]) -> Iterator[Difference]:
     """Pair entries by their names, the rest of the constraints by what they are."""
     unpaired = {one.key: one for one in wanted}
     left = []

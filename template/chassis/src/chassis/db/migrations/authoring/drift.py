@@ -53,11 +53,12 @@ def describe_drift(differences: Iterable[Difference]) -> Drift:
 def _describe_changes(difference: Difference) -> Iterator[str]:
     entry = difference.entry
     for fact, old, new in difference.facts:
-        cure = _CHANGED.get(fact, _recreate(entry.kind))
-        yield f"{_locate(entry)}: {fact} is {new} in the models, {old} by the migrations: {cure}"
+        cure = _CHANGED.get(fact, _suggest_recreation(entry.kind))
+        place = _describe_place(entry)
+        yield f"{place}: {fact} is {new} in the models, {old} by the migrations: {cure}"
 
 
-def _recreate(kind: str) -> str:
+def _suggest_recreation(kind: str) -> str:
     if kind == "column":
         return "op.alter_column, or op.drop_column and op.add_column"
     drop = _ONLY_MIGRATIONS.get(kind, "op.drop_constraint")
@@ -65,21 +66,23 @@ def _recreate(kind: str) -> str:
 
 
 def _describe_missing(entry: CatalogueEntry, *, in_models: bool) -> str:
-    definition = f" ({entry.facts['definition']})" if "definition" in entry.facts else ""
+    what = _describe_place(entry)
+    if "definition" in entry.facts:
+        what += f" ({entry.facts['definition']})"
     if in_models:
-        return f"{_locate(entry)}{definition} is only in the models: {_ONLY_MODELS[entry.kind]}"
+        return f"{what} is only in the models: {_ONLY_MODELS[entry.kind]}"
     cure = _ONLY_MIGRATIONS.get(entry.kind, "op.drop_constraint")
-    return f"{_locate(entry)}{definition} is only in the migrations: {cure}, or add it to the model"
+    return f"{what} is only in the migrations: {cure}, or add it to the model"
 
 
 def _describe_rename(made: CatalogueEntry, wanted: CatalogueEntry) -> str:
     return (
-        f"{_locate(made)} ({made.facts['definition']}) has another name in the models, "
+        f"{_describe_place(made)} ({made.facts['definition']}) has another name in the models, "
         f"{wanted.name or 'none'}: a later revision can't drop it by that name"
     )
 
 
-def _locate(entry: CatalogueEntry) -> str:
+def _describe_place(entry: CatalogueEntry) -> str:
     table = entry.table if entry.schema is None else f"{entry.schema}.{entry.table}"
     if entry.kind in ("table", "sequence"):
         return f"{entry.kind} {table}"
@@ -103,7 +106,7 @@ def _describe_found(difference: Any) -> str:
 
 
 def _find_names(difference: Any) -> list[str]:
-    """Return the table and what it is about in it, of one of Alembic's differences."""
+    """Return the names in a difference of Alembic: its table's, then that of what differs."""
     parts = [part for part in difference[1:] if part is not None]
     tables = [getattr(part, "table", None) for part in parts]
     named = [getattr(part, "name", part) for part in (*tables, *parts)]

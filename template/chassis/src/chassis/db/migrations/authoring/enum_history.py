@@ -24,7 +24,7 @@ _ADD = re.compile(
 )
 _RENAME = re.compile(rf"ALTER TYPE {_NAME} RENAME TO {_NAME}", re.IGNORECASE)
 _DROP = re.compile(rf"DROP TYPE (?:IF EXISTS )?{_NAME}", re.IGNORECASE)
-_OF_A_TABLE = ("create_table", "add_column", "batch_alter_table", "alter_column")
+_TABLE_OPERATIONS = ("create_table", "add_column", "batch_alter_table", "alter_column")
 
 
 @dataclass
@@ -41,7 +41,7 @@ def replay_enums(files: Iterable[Path]) -> EnumHistory:
     for file in files:
         for node in _parse(file, file.stat().st_mtime_ns).body:
             if isinstance(node, ast.FunctionDef) and node.name == "upgrade":
-                _replay(node, history, "", "")
+                _replay_node(node, history, "", "")
     return history
 
 
@@ -55,29 +55,29 @@ def _parse(file: Path, changed_at: int) -> ast.Module:
     return ast.parse(file.read_bytes())
 
 
-def _replay(node: ast.AST, history: EnumHistory, table: str, column: str) -> None:
+def _replay_node(node: ast.AST, history: EnumHistory, table: str, column: str) -> None:
     """Note what a step does; `table` and `column` are those that it stands in."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         _replay_statement(node.value.strip(), history.types)
     elif isinstance(node, ast.Call):
-        name, first = _called(node), _first_word(node)
-        if name in _OF_A_TABLE and first and not _is_in_batch(node):
+        name, first = _function_name(node), _first_argument(node)
+        if name in _TABLE_OPERATIONS and first and not _is_in_batch(node):
             table = first
         if name == "Column" or name == "alter_column":
             column = first if name == "Column" or _is_in_batch(node) else column
         elif name.lower() == "enum":
             _replay_enum(node, history, (table, column))
     elif isinstance(node, ast.With):
-        table = next(filter(None, map(_batched_table, node.items)), table)
+        table = next(filter(None, map(_find_batch_table, node.items)), table)
     for child in ast.iter_child_nodes(node):
-        _replay(child, history, table, column)
+        _replay_node(child, history, table, column)
 
 
-def _called(call: ast.Call) -> str:
+def _function_name(call: ast.Call) -> str:
     return ast.unparse(call.func).rpartition(".")[2]
 
 
-def _first_word(call: ast.Call) -> str:
+def _first_argument(call: ast.Call) -> str:
     match call.args:
         case [ast.Constant(value=str(word)), *_]:
             return word
@@ -88,10 +88,10 @@ def _is_in_batch(call: ast.Call) -> bool:
     return ast.unparse(call.func).startswith("batch")
 
 
-def _batched_table(item: ast.withitem) -> str:
+def _find_batch_table(item: ast.withitem) -> str:
     call = item.context_expr
-    if isinstance(call, ast.Call) and _called(call) == "batch_alter_table":
-        return _first_word(call)
+    if isinstance(call, ast.Call) and _function_name(call) == "batch_alter_table":
+        return _first_argument(call)
     return ""
 
 

@@ -38,39 +38,39 @@ def add_enum_steps(
     before = read_enums(context)
     after: Enums = {}
     columns: dict[str, list[Column[Any]]] = {}
-    for column in _columns_of(metadata):
+    for column in _list_columns(metadata):
         for enum in find_enums(column.type):
             name = qualify_name(enum.schema, enum.name or "")
             after[name] = tuple(enum.enums)
             columns.setdefault(name, []).append(column)
     first, last = script.upgrade_ops_list[0].ops, script.downgrade_ops_list[-1].ops
-    made = set(_made_columns(first))
+    made = set(_find_new_columns(first))
     if new := sorted(after.keys() - before.keys()):
-        first.insert(0, PostgresOp(_create(name, after[name]) for name in new))
+        first.insert(0, PostgresOp(_create_type(name, after[name]) for name in new))
         last.append(PostgresOp(f"DROP TYPE {name}" for name in new))
     # What only others use is theirs.
     if gone := sorted(read_history(context).types.keys() & before.keys() - after.keys()):
         script.upgrade_ops_list[-1].ops.append(PostgresOp(f"DROP TYPE {name}" for name in gone))
         script.downgrade_ops_list[0].ops.insert(
-            0, PostgresOp(_create(name, before[name]) for name in gone)
+            0, PostgresOp(_create_type(name, before[name]) for name in gone)
         )
     for name in sorted(after.keys() & before.keys()):
         # Their order is not compared: making a type anew rewrites its tables.
         if set(before[name]) != set(after[name]):
-            kept = [column for column in columns[name] if _place(column) not in made]
-            first[:0] = _change(name, before[name], after[name], kept)
-            last.extend(_change(name, after[name], before[name], kept))
+            kept = [column for column in columns[name] if _locate_column(column) not in made]
+            first[:0] = _change_members(name, before[name], after[name], kept)
+            last.extend(_change_members(name, after[name], before[name], kept))
 
 
-def _columns_of(metadata: Iterable[MetaData]) -> Iterator[Column[Any]]:
+def _list_columns(metadata: Iterable[MetaData]) -> Iterator[Column[Any]]:
     for table in (table for one in metadata for table in one.sorted_tables):
         yield from table.columns
 
 
-def _made_columns(steps: Iterable[MigrateOperation]) -> Iterator[tuple[str | None, str, str]]:
+def _find_new_columns(steps: Iterable[MigrateOperation]) -> Iterator[tuple[str | None, str, str]]:
     for step in steps:
         if isinstance(step, OpContainer):
-            yield from _made_columns(step.ops)
+            yield from _find_new_columns(step.ops)
         elif isinstance(step, AddColumnOp):
             yield step.schema, step.table_name, step.column.name
         elif isinstance(step, CreateTableOp):
@@ -79,7 +79,7 @@ def _made_columns(steps: Iterable[MigrateOperation]) -> Iterator[tuple[str | Non
                     yield step.schema, step.table_name, item.name
 
 
-def _place(column: Column[Any]) -> tuple[str | None, str, str]:
+def _locate_column(column: Column[Any]) -> tuple[str | None, str, str]:
     return column.table.schema, column.table.name, column.name
 
 
@@ -116,42 +116,44 @@ def read_enums(context: "MigrationContext") -> Enums:
 
 
 def read_history(context: "MigrationContext") -> EnumHistory:
-    """Return what the service's revisions say of enums."""
+    """Return the enums that the service's revisions leave behind."""
     if context.config is None:
         return EnumHistory()
     return replay_enums(Path(script.path) for script in read_revisions(context.config))
 
 
-def _change(
+def _change_members(
     name: str, old: tuple[str, ...], new: tuple[str, ...], columns: list[Column[Any]]
 ) -> Iterator[MigrateOperation]:
-    """Yield what changes the members, and on SQLite what a column says of them."""
+    """Yield the steps that change the members, and on SQLite the columns that list them."""
     difference = ("modify_enum", name, old, new)
     if [label for label in new if label in old] == list(old):
-        statements = [_add(name, old, new, at) for at, label in enumerate(new) if label not in old]
+        statements = [
+            _add_member(name, old, new, at) for at, label in enumerate(new) if label not in old
+        ]
         # A member can be used once the transaction that added it has ended.
         yield PostgresOp(statements, autocommit=True, difference=difference)
     else:
-        yield PostgresOp(_remake(name, new, columns), difference=difference)
+        yield PostgresOp(_recreate_type(name, new, columns), difference=difference)
     for column in columns:
         if isinstance(column.type, Enum) and (
-            column.type.create_constraint or _length(old) != _length(new)
+            column.type.create_constraint or _longest_label(old) != _longest_label(new)
         ):
-            yield SQLiteOps([_alter_type(column, column.type, old, new)])
+            yield SQLiteOps([_alter_column_type(column, column.type, old, new)])
 
 
-def _remake(name: str, new: tuple[str, ...], columns: list[Column[Any]]) -> Iterator[str]:
-    """Yield what makes a type anew, as a member can't be removed."""
+def _recreate_type(name: str, new: tuple[str, ...], columns: list[Column[Any]]) -> Iterator[str]:
+    """Yield the statements that create a type anew, as a member can't be removed."""
     schema, dot, plain = name.rpartition(".")
     aside = _QUOTE(f"{plain.strip(chr(34))}_before")
     yield f"ALTER TYPE {name} RENAME TO {aside}"
-    yield _create(name, new)
+    yield _create_type(name, new)
     for column in columns:
-        yield from _convert(column, name)
+        yield from _convert_column(column, name)
     yield f"DROP TYPE {schema}{dot}{aside}"
 
 
-def _alter_type(
+def _alter_column_type(
     column: Column[Any], kind: Enum, old: tuple[str, ...], new: tuple[str, ...]
 ) -> ModifyTableOps:
     before, after = (
@@ -171,12 +173,12 @@ def _alter_type(
     return ModifyTableOps(table.name, [step], schema=table.schema)
 
 
-def _length(labels: tuple[str, ...]) -> int:
+def _longest_label(labels: tuple[str, ...]) -> int:
     return max(map(len, labels), default=0)
 
 
-def _convert(column: Column[Any], name: str) -> Iterator[str]:
-    """Yield what gives a column the type that now has the name; its default has the old one."""
+def _convert_column(column: Column[Any], name: str) -> Iterator[str]:
+    """Yield the statements that give a column, and its default, the type that now has the name."""
     field = _QUOTE(column.name)
     alter = (
         f"ALTER TABLE {qualify_name(column.table.schema, column.table.name)} ALTER COLUMN {field}"
@@ -192,11 +194,11 @@ def _convert(column: Column[Any], name: str) -> Iterator[str]:
         yield f"{alter} SET DEFAULT {text}"
 
 
-def _create(name: str, labels: tuple[str, ...]) -> str:
+def _create_type(name: str, labels: tuple[str, ...]) -> str:
     return f"CREATE TYPE {name} AS ENUM ({', '.join(map(quote_literal, labels))})"
 
 
-def _add(name: str, old: tuple[str, ...], new: tuple[str, ...], index: int) -> str:
+def _add_member(name: str, old: tuple[str, ...], new: tuple[str, ...], index: int) -> str:
     place = ""
     if index:
         place = f" AFTER {quote_literal(new[index - 1])}"

@@ -1,4 +1,4 @@
-"""What fails on one engine alone: which revision, why, and what to write instead."""
+"""Failures of migrations in words: which revision, why, and what to write instead."""
 
 import re
 import traceback
@@ -56,7 +56,7 @@ _SQLITE_LACKS = ("no such function", "syntax error", "no such collation")
 
 def describe_failure(error: Exception, config: "Config") -> str:
     """Return the place, the reason and the cure of a step's error, to follow "fails"."""
-    place = _locate(traceback.extract_tb(error.__traceback__), config)
+    place = _find_revision_line(traceback.extract_tb(error.__traceback__), config)
     return f"{place}: {_describe_reason(error)}" + (
         f": {cure}" if (cure := _find_cure(error)) else ""
     )
@@ -72,7 +72,7 @@ def describe_load_failure(error: Exception) -> str:
 
 def check_revision_names(config: "Config") -> Iterator[str]:
     """Yield a line for each revision whose id the version table can't hold on PostgreSQL."""
-    for path, revision in _revisions(config).items():
+    for path, revision in _read_revision_ids(config).items():
         if len(revision) > _LONGEST_REVISION:
             yield (
                 f"{Path(path).name}: its id has {len(revision)} characters, of which PostgreSQL "
@@ -88,7 +88,7 @@ def note_long_names(config: "Config") -> Iterator[list[str]]:
     def note_names(_: Any, cursor: Any, statement: str, *rest: Any) -> None:
         for line in find_long_names(statement):
             if not any(known.startswith(line) for known in lines):
-                lines.append(line + _locate(traceback.extract_stack(), config))
+                lines.append(line + _find_revision_line(traceback.extract_stack(), config))
 
     event.listen(Engine, "before_cursor_execute", note_names)
     try:
@@ -134,13 +134,13 @@ def _find_cure(error: Exception) -> str | None:
     return _CURES.get(code)
 
 
-def _locate(frames: traceback.StackSummary, config: "Config") -> str:
-    revisions = _revisions(config)
+def _find_revision_line(frames: traceback.StackSummary, config: "Config") -> str:
+    revisions = _read_revision_ids(config)
     ours = [frame for frame in frames if frame.filename in revisions]
     return f" in {Path(ours[-1].filename).name}, line {ours[-1].lineno}" if ours else ""
 
 
-def _revisions(config: "Config") -> dict[str, str]:
+def _read_revision_ids(config: "Config") -> dict[str, str]:
     return {script.path: script.revision for script in read_revisions(config)}
 
 

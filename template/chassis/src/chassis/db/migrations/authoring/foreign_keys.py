@@ -26,7 +26,7 @@ def add_foreign_keys_last(script: MigrationScript) -> None:
 
 def _take_late_keys(table: CreateTableOp, not_before: list[CreateTableOp]) -> ModifyTableOps:
     names = {(step.schema, step.table_name) for step in not_before[1:]}
-    late = [key for key in _foreign_keys(table) if _is_late(key, names)]
+    late = [key for key in _list_foreign_keys(table) if _is_late(key, names)]
     table.columns = [item for item in table.columns if not any(item is key for key in late)]
     keys = [CreateForeignKeyOp.from_constraint(key) for key in late]
     for key in keys:
@@ -34,7 +34,7 @@ def _take_late_keys(table: CreateTableOp, not_before: list[CreateTableOp]) -> Mo
     return ModifyTableOps(table.table_name, keys, schema=table.schema)
 
 
-def _foreign_keys(table: CreateTableOp) -> list[ForeignKeyConstraint]:
+def _list_foreign_keys(table: CreateTableOp) -> list[ForeignKeyConstraint]:
     return [item for item in table.columns if isinstance(item, ForeignKeyConstraint)]
 
 

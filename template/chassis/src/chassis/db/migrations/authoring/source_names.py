@@ -16,7 +16,7 @@ _DEFINED = {"sa", "op", *dir(builtins)}
 def complete_names(text: str, imports: set[str]) -> str:
     """Return the text with its names qualified, and add what it needs to the imports.
 
-    Raises alembic.util.CommandError for a name that no import can define.
+    Raise alembic.util.CommandError for a name that no import can define.
     """
     tree = ast.parse(text)
     defined = _DEFINED | set(_find_defined_names([tree, *map(ast.parse, imports)]))
@@ -69,7 +69,7 @@ def _find_used_names(tree: ast.AST) -> Iterator[tuple[ast.Name, list[str]]]:
 
 
 def _flag_enums(tree: ast.AST) -> Iterator[tuple[int, int, str]]:
-    """Yield where a native enum is to be told that its type is made by the revision itself."""
+    """Yield insertions for native enums, whose types the revision makes by other statements."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1].lower() == "enum":
             given = {keyword.arg for keyword in node.keywords}

@@ -23,7 +23,7 @@ _WORDS = {"true": "1", "false": "0", "int": "integer", "decimal": "numeric"}
 def read_table(sql: str) -> Iterator[Part]:
     """Yield a table, its columns and its constraints: kind, name and facts of each.
 
-    A constraint is the same one whether it stands in a column or beside the columns.
+    A constraint of a column and the same constraint of the table are read alike.
     """
     tokens = _split_tokens(sql)
     if tokens[1] == "virtual" or "(" not in tokens:
@@ -48,7 +48,7 @@ def read_index(sql: str) -> str:
 
 
 def _read_definitions(tokens: list[str]) -> Iterator[Part]:
-    for definition in _split(tokens, [","]):
+    for definition in _split_at(tokens, [","]):
         if definition[0] in _TABLE_CONSTRAINTS:
             yield from _read_constraints(definition, "")
             continue
@@ -93,7 +93,11 @@ def _read_constraints(tokens: list[str], column: str) -> Iterator[Part]:
             case ["primary", "key", *rest]:
                 yield "primary key", name, {"definition": f"{own} {_join(rest)}".strip()}
             case ["unique", *rest]:
-                yield "unique constraint", name, {"definition": f"{own} {_join(rest)}".strip()}
+                yield (
+                    "unique constraint",
+                    name,
+                    {"definition": f"{own} {_join(rest)}".strip()},
+                )
             case ["check", *rest]:
                 yield "check", name, {"definition": _join(_strip_brackets(rest))}
             case ["references", *_]:
@@ -120,7 +124,7 @@ def _read_word(found: re.Match[str]) -> str:
     return _WORDS.get(word, word)
 
 
-def _split(tokens: list[str], marks: list[str]) -> Iterator[list[str]]:
+def _split_at(tokens: list[str], marks: list[str]) -> Iterator[list[str]]:
     """Split at marks outside brackets, which are left out."""
     part: list[str] = []
     for token, depth in _with_depth(tokens):

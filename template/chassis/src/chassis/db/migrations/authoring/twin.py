@@ -80,7 +80,7 @@ def _find_schemas(metadata: Iterable[MetaData]) -> set[str]:
 
 
 def _move_home(entry: CatalogueEntry) -> CatalogueEntry:
-    """Return an entry of the twin as if it stood where the models say."""
+    """Return an entry of the twin with the schema that the models have for it."""
     schema = (entry.schema or "").removeprefix(_SCHEMA).removeprefix("_") or None
     facts = {
         fact: value.replace(f"{_SCHEMA}_", "").replace(f"{_SCHEMA}.", "")
