@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from chassis_depot import Depot, written
 from chassis_stock import changed, only_on
 from pydantic import SecretStr
@@ -44,6 +45,19 @@ def test_a_database_in_order(depot: Depot, settings: ChassisSettings) -> None:
     assert found(report, "schema").message == "at 1, as the code needs it"
     assert "connects to" in found(report, "migrations").message
     assert json.loads(report.as_json())["healthy"] is True
+
+
+def test_a_release_that_the_chassis_was_not_tested_with(
+    depot: Depot, settings: ChassisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(depot.package, settings)
+    monkeypatch.setattr(sqlalchemy, "__version__", "2.2.0")
+
+    report = examine(settings, depot.package)
+
+    assert report.healthy
+    assert found(report, "packages").level == "warning"
+    assert "sqlalchemy 2.2.0 is not a release" in found(report, "packages").message
 
 
 def test_a_schema_that_is_behind(depot: Depot, settings: ChassisSettings) -> None:

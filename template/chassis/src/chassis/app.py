@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .db.borrowed import describe_fallbacks
 from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
@@ -115,6 +116,8 @@ async def _lifespan(app: _Application) -> AsyncIterator[None]:
         plans = plan_routes(app.routes)
         sessions = await stack.enter_async_context(open_sessions(settings))
         sessions.plans.update(plans)
+        for sentence in describe_fallbacks():
+            logger.warning(sentence)
         probe = DatabaseProbe(settings, app.state.package)
         probe.watch_file(write=sessions.write.kw["bind"], read=sessions.read.kw["bind"])
         stack.push_async_callback(probe.dispose)

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from .. import __version__
 from ..db.address.sources import variables_of
 from ..db.address.urls import DatabaseTarget
+from ..db.borrowed import describe_fallbacks
 from ..db.engines import create_probe_engine, uses_pgbouncer
 from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError
 from ..db.migrations.connect import check_migration_connections
@@ -55,6 +56,7 @@ def examine(settings: ChassisSettings, package: str) -> Report:
         findings += _examine_file(settings, file)
     if not is_sqlite or file.is_file():
         findings += asyncio.run(_examine_databases(settings, package))
+    findings += [Finding("warning", "packages", sentence) for sentence in describe_fallbacks()]
     return Report(list(_list_settings(settings)), findings)
 
 

@@ -5,14 +5,14 @@ other release the public, slower way runs, and a line of the log and `doctor` sa
 protects (host check, limits, rules of a session) may depend on a name of this module.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 P = TypeVar("P")
 Release = tuple[int, int]
-
 
 # The argument of `connect` that SQLAlchemy's `create_async_engine(async_creator=…)` makes.
 CREATOR_ARGUMENT = "async_creator_fn"
@@ -44,12 +44,6 @@ LOANS = {
     "aiosqlite": Loan(
         (0, 22), (0, 22), (), "a statement of SQLite takes four visits to its thread"
     ),
-    "asyncpg": Loan(
-        (0, 30),
-        (0, 32),
-        ("asyncpg:Connection._transport",),
-        "a server that is gone without a word is noticed when the system gives up",
-    ),
 }
 
 
@@ -61,14 +55,24 @@ def may_use(package: str) -> bool:
     return all(_has_name(name) for name in loan.names)
 
 
-def describe_fallbacks(packages: Sequence[str]) -> list[str]:
-    """Return a sentence for each of the packages whose public way runs."""
+def describe_fallbacks() -> list[str]:
+    """Return a sentence for each imported package whose public, slower way runs."""
     return [
-        f"{package} {import_module(package).__version__} is not a release that this chassis "
-        f"knows, and only its public names are used: {LOANS[package].without}; copier update"
-        for package in packages
-        if package in LOANS and not may_use(package)
+        f"{package} {import_module(package).__version__} is not a release that this chassis was "
+        f"tested with, so that its private names are not used: {loan.without}; copier update"
+        for package, loan in LOANS.items()
+        if package in sys.modules and not may_use(package)
     ]
+
+
+def find_route_template(scope: Mapping[str, Any]) -> str | None:
+    """Return the template of the route that FastAPI found, with the prefixes of its routers.
+
+    Without FastAPI's private entry of the scope it is the route's own, without a prefix.
+    """
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    template: str | None = getattr(included or scope.get("route"), "path_format", None)
+    return template
 
 
 def replace_queue(pool: type[P], queue: type[Any]) -> type[P]:

@@ -149,8 +149,8 @@ def _refuse_flush(session: Session, context: UOWTransaction, instances: object) 
 
 def _may_await() -> bool:
     """Return whether an asynchronous session called, whose greenlets can wait for the database."""
-    in_greenlet: bool = getcurrent().parent is not None
-    return in_greenlet
+    is_spawned: bool = getcurrent().parent is not None
+    return is_spawned
 
 
 def _explain_lazy_load(state: ORMExecuteState) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import Scope
 
+from ..db.borrowed import find_route_template
 from ..db.request_sessions import SessionOwner
 from ..db.statements import current_stats
 
@@ -73,8 +74,7 @@ class RequestRecord(SessionOwner):
     def route(self) -> str | None:
         """The template of the route that was found, such as `/items/{item_id}`."""
         scope = self.scope
-        included = scope.get("fastapi", {}).get("effective_route_context")
-        path: str | None = getattr(included or scope.get("route"), "path_format", None)
+        path = find_route_template(scope)
         if scope["app"] is self.app or path is None:
             return path
         return f"{getattr(scope['app'].state, 'mounted_at', '')}{path}"
