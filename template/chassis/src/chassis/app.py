@@ -16,10 +16,9 @@ from .db.borrowed import describe_fallbacks
 from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
-from .http.broken_answers import watch_answers
-from .http.cancellation import CancellationMiddleware
+from .http.answers import watch_answers
 from .http.health import add_health_routes, add_readiness_check
-from .http.middleware import RequestMiddleware
+from .http.middleware import CancellationMiddleware, RequestMiddleware
 from .http.openapi import describe_problems, operation_id
 from .http.problems import add_error_handlers
 from .observe.loop_watch import watch_event_loop
@@ -55,8 +54,8 @@ class _Application(FastAPI):
     """FastAPI inside the chassis's middleware, with every problem in its OpenAPI document."""
 
     def __init__(self, settings: ChassisSettings, package: str) -> None:
-        self.metrics = _metrics(settings)
-        self.tracing = _tracing(settings, package)
+        self.metrics = _create_metrics(settings)
+        self.tracing = _create_tracing(settings, package)
         super().__init__(
             title=package.replace("_", " ").title(),
             lifespan=_lifespan,
@@ -152,7 +151,7 @@ def _adopt_mounted(routes: Sequence[BaseRoute], path: str) -> None:
 # What follows is imported where it is switched on: it costs time at the start, and memory.
 
 
-def _metrics(settings: ChassisSettings) -> "Metrics | None":
+def _create_metrics(settings: ChassisSettings) -> "Metrics | None":
     if not settings.metrics_enabled:
         return None
     from .observe.metrics import process_metrics
@@ -160,7 +159,7 @@ def _metrics(settings: ChassisSettings) -> "Metrics | None":
     return process_metrics()
 
 
-def _tracing(settings: ChassisSettings, package: str) -> "Tracing | None":
+def _create_tracing(settings: ChassisSettings, package: str) -> "Tracing | None":
     if not settings.tracing_enabled:
         return None
     from .observe.tracing import Tracing

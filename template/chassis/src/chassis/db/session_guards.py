@@ -19,18 +19,18 @@ from .statements import current_stats
 
 logger = logging.getLogger(__name__)
 
-_UNCOMMITTED = "chassis_uncommitted"
-_WRITES = re.compile(r"\s*(insert|update|delete|merge|replace)\b", re.IGNORECASE)
-_BEGAN = "chassis_began"
-_SNAPSHOT = "chassis_snapshot"
-# Of a transaction outside of the database: it holds a connection, on SQLite the only one.
-HELD_TOO_LONG_SECONDS = 1.0
+_UNCOMMITTED_KEY = "chassis_uncommitted"
+_WRITING_SQL = re.compile(r"\s*(insert|update|delete|merge|replace)\b", re.IGNORECASE)
+_BEGIN_KEY = "chassis_began"
+_SNAPSHOT_KEY = "chassis_snapshot"
+# A transaction that spends longer outside of the database is warned of: it holds a connection.
+HELD_TRANSACTION_SECONDS = 1.0
 
 
 def warn_of_uncommitted_changes(session: AsyncSession, request: str, handler: object) -> None:
     """Warn, each time, if the handler of a request left something that it wrote uncommitted."""
     changed = any(map(session.is_modified, session.dirty))
-    if session.new or changed or session.deleted or _UNCOMMITTED in session.info:
+    if session.new or changed or session.deleted or _UNCOMMITTED_KEY in session.info:
         code = getattr(handler, "__code__", None)
         # `warn` would say it once in the life of the process.
         warnings.warn_explicit(
@@ -43,24 +43,24 @@ def warn_of_uncommitted_changes(session: AsyncSession, request: str, handler: ob
 
 
 class _Session(Session):
-    """Looks at each statement before it runs.
+    """Checks each statement before it runs.
 
     A listener of `do_orm_execute` would make SQLAlchemy prepare each statement twice.
     """
 
     def execute(self, statement: Any, *arguments: Any, **options: Any) -> Any:
-        self._look_at(statement, options)
+        self._check_statement(statement, options)
         return super().execute(statement, *arguments, **options)
 
     def scalar(self, statement: Any, *arguments: Any, **options: Any) -> Any:
-        self._look_at(statement, options)
+        self._check_statement(statement, options)
         return super().scalar(statement, *arguments, **options)
 
     def scalars(self, statement: Any, *arguments: Any, **options: Any) -> Any:
-        self._look_at(statement, options)
+        self._check_statement(statement, options)
         return super().scalars(statement, *arguments, **options)
 
-    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
+    def _check_statement(self, statement: Any, options: Mapping[str, Any]) -> None:
         # Only a lazy load comes from outside; the listener can tell which attribute it is for.
         if not _may_await():
             event.listen(self, "do_orm_execute", _explain_lazy_load)
@@ -69,18 +69,18 @@ class _Session(Session):
 class WriteSession(_Session):
     """Remembers whether something was written and not yet committed."""
 
-    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
-        super()._look_at(statement, options)
+    def _check_statement(self, statement: Any, options: Mapping[str, Any]) -> None:
+        super()._check_statement(statement, options)
         is_text = isinstance(statement, TextClause)
-        if _WRITES.match(statement.text) if is_text else isinstance(statement, UpdateBase):
-            self.info[_UNCOMMITTED] = True
+        if _WRITING_SQL.match(statement.text) if is_text else isinstance(statement, UpdateBase):
+            self.info[_UNCOMMITTED_KEY] = True
 
 
 class ReadSession(_Session):
     """Refuses what an AUTOCOMMIT connection must not or can't do, before the driver sees it."""
 
-    def _look_at(self, statement: Any, options: Mapping[str, Any]) -> None:
-        super()._look_at(statement, options)
+    def _check_statement(self, statement: Any, options: Mapping[str, Any]) -> None:
+        super()._check_statement(statement, options)
         if not isinstance(statement, Executable):
             return
         if isinstance(statement, UpdateBase):
@@ -94,29 +94,29 @@ class ReadSession(_Session):
 
         A stream of SQLite's sees one snapshot anyway, and holds up no writer.
         """
-        if self.get_bind().dialect.name == "postgresql" and _SNAPSHOT not in self.info:
+        if self.get_bind().dialect.name == "postgresql" and _SNAPSHOT_KEY not in self.info:
             # Nothing was begun so far; this returns the connection.
             self.commit()
             self.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-            self.info[_SNAPSHOT] = True
+            self.info[_SNAPSHOT_KEY] = True
 
 
 @event.listens_for(WriteSession, "after_flush")
-def _note_flush(session: Session, context: UOWTransaction) -> None:
-    session.info[_UNCOMMITTED] = True
+def _mark_uncommitted(session: Session, context: UOWTransaction) -> None:
+    session.info[_UNCOMMITTED_KEY] = True
 
 
 @event.listens_for(WriteSession, "after_begin")
-def _note_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+def _mark_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     if transaction.parent is None and (current := current_stats.get()) is not None:
-        session.info[_BEGAN] = perf_counter(), current.seconds
+        session.info[_BEGIN_KEY] = perf_counter(), current.seconds
 
 
 @event.listens_for(WriteSession, "after_transaction_end")
-def _clear_notes(session: Session, transaction: SessionTransaction) -> None:
+def _clear_marks(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        session.info.pop(_UNCOMMITTED, None)
-        if (began := session.info.pop(_BEGAN, None)) is not None:
+        session.info.pop(_UNCOMMITTED_KEY, None)
+        if (began := session.info.pop(_BEGIN_KEY, None)) is not None:
             _warn_of_held_transaction(*began)
 
 
@@ -126,7 +126,7 @@ def _warn_of_held_transaction(began: float, seconds_before: float) -> None:
         return
     inside = current.seconds - seconds_before
     outside = perf_counter() - began - inside
-    if outside >= HELD_TOO_LONG_SECONDS:
+    if outside >= HELD_TRANSACTION_SECONDS:
         logger.warning(
             "%s held its transaction for %.1f s, %.1f s of it in the database: wait for anything "
             "else before its first statement, or after the commit",
@@ -139,7 +139,7 @@ def _warn_of_held_transaction(began: float, seconds_before: float) -> None:
 @event.listens_for(ReadSession, "after_transaction_end")
 def _end_snapshot(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        session.info.pop(_SNAPSHOT, None)
+        session.info.pop(_SNAPSHOT_KEY, None)
 
 
 @event.listens_for(ReadSession, "before_flush")

@@ -14,7 +14,7 @@ from .sessions import SessionFactory, session_scope
 T = TypeVar("T")
 
 # serialization_failure and deadlock_detected: nothing was done, and the next try may succeed.
-RETRIED = ("40001", "40P01")
+RETRYABLE_SQLSTATES = ("40001", "40P01")
 _PAUSE_SECONDS = 0.01
 
 
@@ -25,26 +25,27 @@ async def run_transaction(
     attempts: int = 5,
     serializable: bool = False,
 ) -> T:
-    """Run `work` in a session of its own, commit, and give its result; at most `attempts` times.
+    """Run `work` in a session of its own, commit, return its result; at most `attempts` times.
 
     It runs again after a serialization failure or a deadlock, so it must do nothing besides the
     database that can't be done twice. `serializable` asks PostgreSQL for that isolation level;
-    SQLite has no other. Raises what the last attempt raised.
+    SQLite has no other. Raise what the last try raised.
     """
     attempt = 1
     while True:
         try:
-            return await _attempt(factory, work, serializable=serializable)
+            return await _run_once(factory, work, serializable=serializable)
         except DBAPIError as error:
-            if sqlstate(error) not in RETRIED or attempt >= attempts:
+            if sqlstate(error) not in RETRYABLE_SQLSTATES or attempt >= attempts:
                 raise
         await asyncio.sleep(random.uniform(0, _PAUSE_SECONDS * 2**attempt))
         attempt += 1
 
 
-async def _attempt(
+async def _run_once(
     factory: SessionFactory, work: Callable[[AsyncSession], Awaitable[T]], *, serializable: bool
 ) -> T:
+    """Run one transaction to its commit."""
     async with session_scope(factory) as session:
         if serializable and session.get_bind().dialect.name == "postgresql":
             await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})

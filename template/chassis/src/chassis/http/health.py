@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_SECONDS = 3.0
 
-# Gives None when ready, else the reason in a few words. What it raises is logged and not shown.
+# Returns None when ready, else the reason in a few words. What it raises is logged, not shown.
 ReadinessCheck = Callable[[], Awaitable[str | None]]
 
 
 def add_readiness_check(app: FastAPI, name: str, check: ReadinessCheck) -> None:
-    """Make `/readyz` ask for one thing more. Raises ValueError for a name that is taken."""
+    """Let `/readyz` run a check of the service's own. Raise ValueError if its name is taken."""
     checks: dict[str, ReadinessCheck] = app.state.readiness_checks
     if name in checks:
         raise ValueError(f"there is a readiness check named {name!r} already")
@@ -27,7 +27,7 @@ def add_readiness_check(app: FastAPI, name: str, check: ReadinessCheck) -> None:
 
 
 def add_health_routes(app: FastAPI) -> None:
-    """Add `/livez` and `/readyz`; to the application itself, where they are found first."""
+    """Add `/livez` and `/readyz` before all routers, so that their routes are found first."""
     app.state.readiness_checks = {}
     app.add_api_route("/livez", livez, tags=["health"], summary="Does the process run?")
     app.add_api_route(
@@ -40,21 +40,22 @@ def add_health_routes(app: FastAPI) -> None:
 
 
 async def livez() -> dict[str, str]:
-    """Answer without asking anything else: a restart is the cure when this fails."""
+    """Answer without any check: a restart is the cure if this fails."""
     return {"status": "ok"}
 
 
 async def readyz(request: Request) -> Response:
-    """Ask the database, whether its schema is not older than the code, and what else was added."""
+    """Run all checks: the database, a schema not older than the code, and what was added."""
     checks: dict[str, ReadinessCheck] = request.app.state.readiness_checks
-    answers = await asyncio.gather(*(_ask(name, check) for name, check in checks.items()))
+    answers = await asyncio.gather(*(_run_check(name, check) for name, check in checks.items()))
     failures = [f"{name}: {reason}" for name, reason in zip(checks, answers, strict=True) if reason]
     if failures:
         return problem_response(503, "; ".join(failures))
     return JSONResponse({"status": "ok", "checks": dict.fromkeys(checks, "ok")})
 
 
-async def _ask(name: str, check: ReadinessCheck) -> str | None:
+async def _run_check(name: str, check: ReadinessCheck) -> str | None:
+    """Return why the service is not ready, by one check; None if it is."""
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             return await check()

@@ -1,6 +1,7 @@
 """What surrounds every request, as one ASGI middleware: each part costs a microsecond or two."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -13,23 +14,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..db.statements import current_stats
 from ..observe.logs import log_access
 from ..settings import ChassisSettings
-from .cancellation import answer_cancelled
 from .deadlines import Deadlines
+from .headers import (
+    SECURITY_HEADERS,
+    has_ambiguous_host,
+    is_host_allowed,
+    read_headers,
+    transport_security,
+)
 from .problems import BUG, CLOSE, answer_database_error, problem_response
 from .request import RequestRecord
 
 if TYPE_CHECKING:
     from ..observe.metrics import Metrics
 
-Headers = list[tuple[bytes, bytes]]
+logger = logging.getLogger(__name__)
 
-# A header that the application sets itself is never replaced. `frame-ancestors` makes
-# X-Frame-Options superfluous; every further header costs a microsecond or two.
-SECURITY_HEADERS: Headers = [
-    (b"content-security-policy", b"frame-ancestors 'none'"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-]
 # The client or the server went away before there was an answer; the number is nginx's.
 NO_ANSWER = 499
 # How long the rest of a body is read after the answer.
@@ -55,6 +55,7 @@ class RequestMiddleware:
         self._trace = trace
         self._log_access = settings.log_access
         self._max_body = settings.http_max_body_bytes
+        self._limit = f"A body may have {self._max_body} bytes."
         seconds = settings.http_request_timeout_seconds
         self._deadlines = Deadlines(seconds) if seconds else None
         self._makes_id = settings.http_request_id
@@ -62,11 +63,11 @@ class RequestMiddleware:
         self.id_header = settings.http_request_id_header
         self._id_header = self.id_header.lower().encode()
         self._any_host = "*" in settings.http_allowed_hosts
-        self._allows = lru_cache(1024)(partial(_allows, settings.http_allowed_hosts))
+        self._allows_host = lru_cache(1024)(partial(is_host_allowed, settings.http_allowed_hosts))
         unchecked = {"/livez", "/readyz", settings.metrics_path}
         self._never_checked = unchecked | {settings.server_root_path + path for path in unchecked}
         self._headers = SECURITY_HEADERS if settings.http_security_headers else []
-        self._secure_headers = self._headers + _transport_security(settings)
+        self._secure_headers = self._headers + transport_security(settings.http_hsts_seconds)
         self._names = {name for name, _ in self._secure_headers}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -81,7 +82,7 @@ class RequestMiddleware:
         if scope["method"] == "HEAD" and scope["path"] in self._never_checked:
             # The server keeps the body to itself, by the scope that it has.
             scope = {**scope, "method": "GET"}
-        headers = _first(scope)
+        headers = read_headers(scope)
         record = self._begin_record(scope, headers)
         answer = partial(self._send, record, receive, send)
         try:
@@ -102,8 +103,8 @@ class RequestMiddleware:
 
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = scope["chassis"] = RequestRecord(scope, self.id_header)
-        headers = _first(scope)
-        if _is_ambiguous(scope, headers) or not self._is_host_allowed(scope, headers):
+        headers = read_headers(scope)
+        if has_ambiguous_host(scope, headers) or not self._is_host_allowed(scope, headers):
             await send({"type": "websocket.close", "code": 1008})
             return
         failed = True
@@ -146,7 +147,7 @@ class RequestMiddleware:
 
     def _check_headers(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
         """Return the answer to a request that is refused for its headers."""
-        if _is_ambiguous(scope, headers):
+        if has_ambiguous_host(scope, headers):
             return problem_response(400, "A request has one Host header.", headers=CLOSE)
         if not self._is_host_allowed(scope, headers):
             return problem_response(400, "This host is not served here.")
@@ -156,13 +157,9 @@ class RequestMiddleware:
         return None
 
     def _is_host_allowed(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
-        if self._any_host or self._allows(headers.get(b"host", b"")):
+        if self._any_host or self._allows_host(headers.get(b"host", b"")):
             return True
         return scope["path"] in self._never_checked
-
-    @property
-    def _limit(self) -> str:
-        return f"A body may have {self._max_body} bytes."
 
     async def _receive(self, record: RequestRecord, receive: Receive) -> Message:
         """Pass a part of the body on, unless it is too large."""
@@ -244,7 +241,7 @@ async def _send_after_body(
     A connection that is closed while its client still sends is reset, and many clients then
     never read the answer. One that waits for "100 Continue" sends nothing after an answer.
     """
-    if b"expect" not in _first(record.scope):
+    if b"expect" not in read_headers(record.scope):
         await send({**message, "more_body": True})
         message = {"type": "http.response.body"}
         with suppress(TimeoutError):
@@ -254,27 +251,42 @@ async def _send_after_body(
     await send(message)
 
 
-def _transport_security(settings: ChassisSettings) -> Headers:
-    age = settings.http_hsts_seconds
-    return [(b"strict-transport-security", b"max-age=%d" % age)] if age else []
+class CancellationMiddleware:
+    """Answers a cancelled request inside of its span, which is otherwise ended without a status."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        try:
+            await self.app(scope, receive, send)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            await answer_cancelled(scope["chassis"], receive, send)
 
 
-def _first(scope: Scope) -> dict[bytes, bytes]:
-    """Return the headers; of those sent twice the first, which is the one that Starlette sees."""
-    return dict(reversed(scope["headers"]))
-
-
-def _is_ambiguous(scope: Scope, headers: dict[bytes, bytes]) -> bool:
-    """Return whether two servers may see two hosts: RFC 9112 demands a 400."""
-    if len(headers) != len(scope["headers"]):
-        return [name for name, _ in scope["headers"]].count(b"host") > 1
-    return b"host" not in headers and scope.get("http_version") == "1.1"
-
-
-def _allows(hosts: tuple[str, ...], header: bytes) -> bool:
-    host = header.decode("latin-1").lower()
-    name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
-    return any(
-        name == allowed or (allowed.startswith("*.") and name.endswith(allowed[1:]))
-        for allowed in hosts
-    )
+async def answer_cancelled(record: RequestRecord, receive: Receive, send: Send) -> None:
+    """Answer a request that was cancelled; raise CancelledError unless it was for being late."""
+    response = None
+    if record.is_late:
+        if record.awaits_body:
+            response = problem_response(408, "The body took too long to arrive.", headers=CLOSE)
+        else:
+            response = problem_response(504, "The request took too long to serve.")
+    elif not record.is_reported:
+        record.is_reported = True
+        if record.status:
+            part = (
+                "in its background task" if record.is_answered else "before its answer was complete"
+            )
+            logger.warning("%s: cancelled %s", record.name, part)
+        else:
+            logger.warning("%s: 503: cancelled before it was answered", record.name)
+            detail = "The service stopped before the request was served; try again."
+            response = problem_response(503, detail, headers=CLOSE)
+    if response is not None and not record.status:
+        await response(record.scope, receive, send)
+    if not record.is_late:
+        raise asyncio.CancelledError

@@ -29,16 +29,16 @@ def describe_problems(document: dict[str, Any], app: FastAPI) -> None:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schema.pop("$defs", None)
         schemas[model.__name__] = schema
-    with_database = set(_operations_with_database(app))
+    with_database = set(_find_database_operations(app))
     for path, operations in document.get("paths", {}).items():
         for method, operation in operations.items():
-            statuses = set(_statuses(operation, app.state.settings))
+            statuses = set(_possible_statuses(operation, app.state.settings))
             if (path, method) in with_database:
                 statuses |= {503, 504}
-            _describe(operation, statuses)
+            _describe_operation(operation, statuses)
 
 
-def _describe(operation: dict[str, Any], statuses: set[int]) -> None:
+def _describe_operation(operation: dict[str, Any], statuses: set[int]) -> None:
     responses = operation.setdefault("responses", {})
     for response in responses.values():
         schema = response.get("content", {}).get("application/json", {}).get("schema", {})
@@ -51,8 +51,8 @@ def _describe(operation: dict[str, Any], statuses: set[int]) -> None:
         responses.setdefault(str(status), problem)
 
 
-def _statuses(operation: dict[str, Any], settings: ChassisSettings) -> Iterator[int]:
-    """Return what can happen to any request like this, before a handler has its say."""
+def _possible_statuses(operation: dict[str, Any], settings: ChassisSettings) -> Iterator[int]:
+    """Yield the statuses of problems that any such request can meet before its handler."""
     if "*" not in settings.http_allowed_hosts:
         yield 400
     if settings.http_request_timeout_seconds:
@@ -61,7 +61,7 @@ def _statuses(operation: dict[str, Any], settings: ChassisSettings) -> Iterator[
         yield from (400, 408, 413)
 
 
-def _operations_with_database(app: FastAPI) -> Iterator[tuple[str, str]]:
+def _find_database_operations(app: FastAPI) -> Iterator[tuple[str, str]]:
     plans = plan_routes(app.routes)
     for route in iter_route_contexts(app.routes):
         if route.endpoint in plans:

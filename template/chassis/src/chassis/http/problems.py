@@ -23,7 +23,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import ExceptionHandler
 
 from ..db.errors import (
@@ -51,11 +50,11 @@ _SESSION_IS_CLOSED = (
     "one of its own, session_scope(request.app.state.sessions.read)"
 )
 
-_REGISTERED = frozenset(HTTPStatus)
+_REGISTERED_STATUSES = frozenset(HTTPStatus)
 
 BUG = "Something went wrong here, not with the request."
 
-_DETAILS = {
+_DATABASE_PROBLEMS = {
     Failure.UNAVAILABLE: (503, "The database can't serve this request now; try again."),
     Failure.CONFLICT: (409, "The change conflicts with data that exists already."),
     Failure.INVALID: (422, "The request holds a value that the database can't take."),
@@ -84,7 +83,7 @@ class Problem(BaseModel):
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Document the problems a route answers with: `responses=problem_responses(404, 409)`."""
-    return {status: {"model": Problem, "description": _title(status)} for status in statuses}
+    return {status: {"model": Problem, "description": _phrase_of(status)} for status in statuses}
 
 
 def problem_response(
@@ -95,7 +94,11 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Build the answer for a problem; a 503 gets `Retry-After`."""
-    content: dict[str, Any] = {"type": "about:blank", "title": _title(status), "status": status}
+    content: dict[str, Any] = {
+        "type": "about:blank",
+        "title": _phrase_of(status),
+        "status": status,
+    }
     if detail is not None and detail != content["title"]:
         content["detail"] = detail
     request = current_request()
@@ -121,14 +124,12 @@ def log_failure(request: RequestRecord, error: Exception) -> bool:
 
     A traceback is for bugs: what a database refuses is one line, as is a session that was closed.
     """
-    if request.is_reported:
-        return request.is_answered
     request.is_reported = True
     # Starlette wraps what it could have answered, had the answer not begun.
     cause = error.__cause__ if isinstance(error.__cause__, _DATABASE_ERRORS) else error
     if isinstance(error, HTTPException) and request.is_answered:
         logger.info("%s: %s: raised by a middleware", request.name, error.status_code)
-    elif classify(cause) in _DETAILS:
+    elif classify(cause) in _DATABASE_PROBLEMS:
         logger.warning("%s: its answer was cut off: %s", request.name, describe_error(cause))
     elif "permanently closed" in str(cause) and isinstance(cause, InvalidRequestError):
         logger.error("%s: %s", request.name, _SESSION_IS_CLOSED)
@@ -140,29 +141,30 @@ def log_failure(request: RequestRecord, error: Exception) -> bool:
 def answer_database_error(request: RequestRecord, error: BaseException) -> Response | None:
     """Log and answer what the database refused, in one line; return None for anything else."""
     failure = classify(error)
-    if failure not in _DETAILS:
+    if failure not in _DATABASE_PROBLEMS:
         return None
-    status, detail = _DETAILS[failure]
+    status, detail = _DATABASE_PROBLEMS[failure]
     logger.warning("%s: %s: %s", request.name, status, describe_error(error))
     return problem_response(status, detail)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     # A body that is too large, inside of a `BaseHTTPMiddleware`: FastAPI calls it not readable.
     if isinstance(error.__cause__, ExceptionGroup):
         error = next(
-            (one for one in _split(error.__cause__) if isinstance(one, HTTPException)), error
+            (one for one in _flatten_group(error.__cause__) if isinstance(one, HTTPException)),
+            error,
         )
     if error.status_code < 400:
         return Response(status_code=error.status_code, headers=error.headers)
     headers = dict(error.headers or {})
     if error.status_code == 405:
-        headers |= _allowed(request)
+        headers |= _allow_header(request)
     return problem_response(error.status_code, error.detail, headers=headers)
 
 
-async def _on_invalid_request(request: Request, error: Exception) -> Response:
+async def _handle_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = [
         {"type": one["type"], "loc": list(one["loc"]), "msg": one["msg"]} for one in error.errors()
@@ -170,16 +172,16 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     return problem_response(422, "The request is not valid.", errors=errors)
 
 
-async def _on_database_error(request: Request, error: Exception) -> Response:
+async def _handle_database_error(request: Request, error: Exception) -> Response:
     refused = find_invalid_value(error)
-    own = isinstance(refused, TimeZoneError) and not await _was_sent(request, refused.value)
+    own = isinstance(refused, TimeZoneError) and not await _client_sent(request, refused.value)
     response = None if own else answer_database_error(request.scope["chassis"], error)
     if response is None:
         raise error
     return response
 
 
-async def _was_sent(request: Request, value: date | time) -> bool:
+async def _client_sent(request: Request, value: date | time) -> bool:
     """Return whether the client wrote a date or time; one of the service's own making is a bug."""
     body = b""
     # Only what the handler has read: to wait for more could take for ever.
@@ -187,7 +189,7 @@ async def _was_sent(request: Request, value: date | time) -> bool:
         async with asyncio.timeout(0):
             body = await request.body()
     sent = unquote_plus(f"{request.url.path}?{request.url.query} {body.decode(errors='replace')}")
-    if re.search(rf"(?<!\d){_as_number(value)}", sent):
+    if re.search(rf"(?<!\d){_whole_seconds(value)}", sent):
         return True
     day, _, clock = value.isoformat().partition("T")
     # To the minute, as seconds may be left out, and for midnight the whole time.
@@ -195,7 +197,7 @@ async def _was_sent(request: Request, value: date | time) -> bool:
     return day in sent and (clock in ("", "00:00") or clock in sent)
 
 
-def _as_number(value: date | time) -> str:
+def _whole_seconds(value: date | time) -> str:
     """Return the whole seconds by which a client may have written it, which Pydantic takes."""
     if isinstance(value, time):
         return str(value.hour * 3600 + value.minute * 60 + value.second)
@@ -204,32 +206,30 @@ def _as_number(value: date | time) -> str:
     return value.isoformat()
 
 
-async def _on_bug(request: Request, error: Exception) -> Response:
+async def _handle_bug(request: Request, error: Exception) -> Response:
     """Answer what reached the outside: a bug, or what a middleware of the service's own raised."""
-    request.scope["chassis"].is_broken = False
-    if isinstance(error, HTTPException):
-        return await _on_http_exception(request, error)
     record: RequestRecord = request.scope["chassis"]
-    if (response := answer_database_error(record, error)) is not None:
-        record.is_reported = True
-    return response or problem_response(500, BUG)
+    record.is_broken = False
+    if isinstance(error, HTTPException):
+        return await _handle_http_exception(request, error)
+    return problem_response(500, BUG)
 
 
-async def _on_group(request: Request, error: Exception) -> Response:
+async def _handle_group(request: Request, error: Exception) -> Response:
     """Answer what a task group raised as what went wrong in it, unless any of that is a bug."""
-    found = list(_split(error))
+    found = list(_flatten_group(error))
     if all(isinstance(one, HTTPException) for one in found):
-        return await _on_http_exception(request, found[0])
-    if all(classify(one) in _DETAILS for one in found):
-        return await _on_database_error(request, found[0])
+        return await _handle_http_exception(request, found[0])
+    if all(classify(one) in _DATABASE_PROBLEMS for one in found):
+        return await _handle_database_error(request, found[0])
     raise error
 
 
-def _split(error: BaseException | None) -> Iterator[Exception]:
+def _flatten_group(error: BaseException | None) -> Iterator[Exception]:
     """Yield the errors in a group, and in the groups within."""
     if isinstance(error, ExceptionGroup):
         for one in error.exceptions:
-            yield from _split(one)
+            yield from _flatten_group(one)
     elif isinstance(error, Exception):
         yield error
 
@@ -242,30 +242,26 @@ _DATABASE_ERRORS = (
     NestedWriteScopeError,
 )
 _HANDLERS: dict[type[Exception], ExceptionHandler] = {
-    HTTPException: _on_http_exception,
-    RequestValidationError: _on_invalid_request,
-    **dict.fromkeys(_DATABASE_ERRORS, _on_database_error),
-    ExceptionGroup: _on_group,
-    Exception: _on_bug,
+    HTTPException: _handle_http_exception,
+    RequestValidationError: _handle_invalid_request,
+    **dict.fromkeys(_DATABASE_ERRORS, _handle_database_error),
+    ExceptionGroup: _handle_group,
+    Exception: _handle_bug,
 }
 # Those that FastAPI gives to each application.
 _DEFAULT_HANDLERS = (http_exception_handler, request_validation_exception_handler)
 
 
-def _allowed(request: Request) -> dict[str, str]:
-    """Name the methods of a path; the router names those of the first of its routes only."""
-    # In what is mounted, the path of the mount has been taken off.
-    roots = {request.scope.get(name, "") for name in ("app_root_path", "root_path")}
-    scopes = [{**request.scope, "root_path": root} for root in roots]
-    matching = (
-        route
-        for route in iter_route_contexts(request.app.routes)
-        if any(route.matches(scope)[0] is not Match.NONE for scope in scopes)
-    )
-    methods = {method for route in matching for method in getattr(route, "methods", None) or ()}
-    return {} if request.method in methods or not methods else {"Allow": ", ".join(sorted(methods))}
+def _allow_header(request: Request) -> dict[str, str]:
+    """Name the methods of a path; Starlette names those of the first of its routes only."""
+    mount, path = getattr(request.app.state, "mounted_at", ""), request.scope["chassis"].route
+    methods: set[str] = set()
+    for context in iter_route_contexts(request.app.routes):
+        if f"{mount}{context.path_format}" == path:
+            methods |= context.methods or set()
+    return {"Allow": ", ".join(sorted(methods))} if methods else {}
 
 
-def _title(status: int) -> str:
-    # Not every status in use is a registered one: 499, 520 …
-    return HTTPStatus(status).phrase if status in _REGISTERED else f"Status {status}"
+def _phrase_of(status: int) -> str:
+    """Return the words of a status; not every one in use is registered, such as 499 and 520."""
+    return HTTPStatus(status).phrase if status in _REGISTERED_STATUSES else f"Status {status}"

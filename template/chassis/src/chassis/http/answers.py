@@ -4,6 +4,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .problems import answer_database_error
 from .request import RequestRecord
 
 
@@ -23,7 +24,8 @@ class AnswerMiddleware:
             await self.app(scope, receive, send)
             return
         record: RequestRecord = scope["chassis"]
-        has_begun, failure = False, None
+        has_begun = False
+        failure: Exception | None = None
 
         async def end_session_and_send(message: Message) -> None:
             nonlocal has_begun, failure
@@ -41,10 +43,11 @@ class AnswerMiddleware:
         except Exception:
             record.is_broken = has_begun
             await record.close_session(failed=True)
-            if failure is not None:
-                # Starlette hides it in another error, as if the answer had begun.
-                raise failure from None
-            raise
+            # Starlette hides what the session raised, as if the answer had begun.
+            response = None if failure is None else answer_database_error(record, failure)
+            if response is None:
+                raise
+            await response(scope, receive, send)
 
 
 INNERMOST = Middleware(AnswerMiddleware)
