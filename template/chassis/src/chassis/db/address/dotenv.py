@@ -21,10 +21,7 @@ _BLANK = re.compile(_REST)
 _START = re.compile(
     rf"{_SPACE}(?:export[^\S\n]+)?(?P<name>[A-Z_a-z][\w.-]*){_SPACE}=(?P<space>{_SPACE})", re.ASCII
 )
-_QUOTED = {
-    "'": re.compile(rf"'((?:\\.|[^'\\])*)'{_REST}", re.DOTALL),
-    '"': re.compile(rf'"((?:\\.|[^"\\])*)"{_REST}', re.DOTALL),
-}
+_QUOTED = re.compile(rf"(['\"])(?P<inside>(?:\\.|(?!\1)[^\\])*)\1{_REST}", re.DOTALL)
 _COMMENT = re.compile(r"\s#.*")
 # A quote that is closed by the next value's has a setting inside.
 _SWALLOWED = re.compile(rf"\n{_SPACE}(?:export\s+)?(?:APP_\w*|DATABASE_URL){_SPACE}=", re.I)
@@ -79,12 +76,12 @@ def _parse_assignment(text: str, position: int, known: Mapping[str, str]) -> tup
     if start is None:
         raise ValueError("is no assignment; write NAME=value, or # before a comment")
     name, quote = start["name"], text[start.end() : start.end() + 1]
-    if quote in _QUOTED:
+    if quote in _ESCAPED:
         value, end = _parse_quoted(text, start.end(), quote, name)
         return name, value if quote == "'" else _expand(value, name, known), end
     end = text.find("\n", start.end()) % (len(text) + 1)
     value = _COMMENT.sub("", start["space"] + text[start.end() : end]).strip()
-    if value and value[-1] in _QUOTED and value.count(value[-1]) % 2:
+    if value and value[-1] in _ESCAPED and value.count(value[-1]) % 2:
         raise ValueError(
             f"the value of {name} ends in a quotation mark that was not opened; remove it, or "
             "put the whole value into quotes of the other kind"
@@ -93,13 +90,13 @@ def _parse_assignment(text: str, position: int, known: Mapping[str, str]) -> tup
 
 
 def _parse_quoted(text: str, position: int, quote: str, name: str) -> tuple[str, int]:
-    found = _QUOTED[quote].match(text, position)
-    if found is None or _SWALLOWED.search(found[1]):
+    found = _QUOTED.match(text, position)
+    if found is None or _SWALLOWED.search(found["inside"]):
         raise ValueError(
             f"the quotation mark before the value of {name} is not closed, or something stands "
             f"behind the closing one; close it at the value's end, with \\{quote} for one inside"
         )
-    value = _ESCAPED[quote].sub(lambda escape: _CONTROLS.get(escape[1], escape[1]), found[1])
+    value = _ESCAPED[quote].sub(lambda escape: _CONTROLS.get(escape[1], escape[1]), found["inside"])
     return value, found.end()
 
 
@@ -133,26 +130,24 @@ def _read_text(file: Path) -> str:
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        if file.is_symlink():
-            raise SettingsError(
-                f"{file.name} is a link to a file that does not exist; mend it or remove it"
-            ) from None
-        return ""
+        if not file.is_symlink():
+            return ""
+        problem = "is a link to a file that does not exist; mend it or remove it"
     except IsADirectoryError:
-        raise SettingsError(
-            f"{file.name} is a folder, as Docker makes one for a mount without a file; "
-            "make it a text file, or remove it"
-        ) from None
+        problem = (
+            "is a folder, as Docker makes one for a mount without a file; make it a text file, "
+            "or remove it"
+        )
     except OSError:
-        raise SettingsError(
-            f"{file.name} can't be read; make it a text file that this user may read"
-        ) from None
-    if len(data) > MAX_BYTES:
-        raise SettingsError(
-            f"{file.name} has more than {MAX_BYTES // 1024} KiB; is it another kind of file? "
+        problem = "can't be read; make it a text file that this user may read"
+    else:
+        if len(data) <= MAX_BYTES:
+            return _decode(data, file.name)
+        problem = (
+            f"has more than {MAX_BYTES // 1024} KiB; is it another kind of file? "
             "Keep settings there, and long texts in files of their own"
         )
-    return _decode(data, file.name)
+    raise SettingsError(f"{file.name} {problem}")
 
 
 def _decode(data: bytes, name: str) -> str:

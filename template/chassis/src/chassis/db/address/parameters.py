@@ -8,44 +8,26 @@ from typing import Literal, get_args
 from ..errors import DatabaseSettingsError
 
 SSLMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+SessionAttrs = Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby"]
 
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
-TLS_PARAMETERS = (
-    "sslmode",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "sslcrl",
-    "sslnegotiation",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
-)
+_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+_TLS_VERSIONS = ("ssl_min_protocol_version", "ssl_max_protocol_version")
+TLS_PARAMETERS = ("sslmode", "sslnegotiation", "sslpassword", *_TLS_FILES, *_TLS_VERSIONS)
 # asyncpg reads these from a DSN by the same rules as libpq.
 DSN_PARAMETERS = (*TLS_PARAMETERS, "krbsrvname", "passfile")
 SESSION_PARAMETERS = ("application_name", "options")
 # asyncpg has none but the first: the engine sets the others on its sockets.
-_WHOLE_NUMBERS = (
-    "connect_timeout",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_count",
-    "tcp_user_timeout",
-)
+_KEEPALIVES = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count")
+_WHOLE_NUMBERS = ("connect_timeout", "tcp_user_timeout", *_KEEPALIVES)
 _PARAMETERS = (*DSN_PARAMETERS, *SESSION_PARAMETERS, *_WHOLE_NUMBERS, "target_session_attrs")
 _ADDRESS = ("host", "port", "user", "password", "dbname")
 
-_TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _CHOICES = {
     "sslmode": get_args(SSLMode),
     "sslnegotiation": ("postgres", "direct"),
-    "ssl_min_protocol_version": _TLS_VERSIONS,
-    "ssl_max_protocol_version": _TLS_VERSIONS,
-    "target_session_attrs": (
-        *("any", "read-write", "read-only"),
-        *("primary", "standby", "prefer-standby"),
-    ),
+    "target_session_attrs": get_args(SessionAttrs),
+    **dict.fromkeys(_TLS_VERSIONS, ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")),
 }
 # Values that ask for what is done anyway; with another value the name is refused.
 _ACCEPTED_VALUES = {
@@ -82,8 +64,6 @@ _ADVICE = {
     ),
     "load_balance_hosts": "asyncpg can't do it; list the hosts in order and remove it",
     "lock_timeout": "set APP_DATABASE_LOCK_TIMEOUT_SECONDS instead",
-    "loginTimeout": "write connect_timeout",
-    "max_overflow": "set APP_DATABASE_MAX_OVERFLOW instead",
     "pool_size": _POOL_SIZE,
     "pool_timeout": "set APP_DATABASE_POOL_TIMEOUT instead",
     "prepared_statement_cache_size": _PGBOUNCER,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_settings import SettingsError
 
-from .sources import SettingsClass, Texts, VariableSource, storable_variables
+from .sources import Texts, VariableSource, storable_variables
 
 _VARIABLE = "APP_SECRETS_SOURCE"
 # The keys of a secret that RDS writes.
@@ -30,9 +30,6 @@ class SecretStore(VariableSource):
     Raise SettingsError if it can't be read: a default must not step in for a secret.
     """
 
-    def __init__(self, settings_cls: SettingsClass) -> None:
-        super().__init__(settings_cls, {})
-
     def __call__(self) -> dict[str, Any]:
         """Read the store that the sources before this one name."""
         source = self.current_state.get("secrets_source")
@@ -48,12 +45,11 @@ def read_aws_secrets_manager(name: str, wanted: Collection[str]) -> Texts:
     client = import_module("boto3").client("secretsmanager", region_name=region)
     held = json.loads(client.get_secret_value(SecretId=name)["SecretString"])
     texts = {key.upper(): _as_text(value) for key, value in held.items()}
-    login = {variable: held[key] for key, variable in _RDS_KEYS.items() if key in held}
+    login = {name: _as_text(held[key]) for key, name in _RDS_KEYS.items() if key in held}
     if not login:
         return texts
     if "postgres" not in held.get("engine", "postgres"):
         raise SettingsError(f"{_VARIABLE}: the secret is of another database than PostgreSQL")
-    login = {variable: _as_text(value) for variable, value in login.items()}
     return {"APP_DATABASE_BACKEND": "postgres", **login, **texts}
 
 
@@ -90,16 +86,12 @@ def read_azure_key_vault(url: str, wanted: Collection[str], credential: Any = No
     if credential is None:
         credential = import_module("azure.identity").DefaultAzureCredential()
     client = import_module("azure.keyvault.secrets").SecretClient(url, credential)
-    names = {
-        secret.name.replace("-", "_").upper(): secret.name
-        for secret in client.list_properties_of_secrets()
-        if secret.enabled
-    }
-    return {
-        variable: client.get_secret(name).value
-        for variable, name in names.items()
-        if variable in wanted
-    }
+    texts = {}
+    for secret in client.list_properties_of_secrets():
+        variable = secret.name.replace("-", "_").upper()
+        if secret.enabled and variable in wanted:
+            texts[variable] = client.get_secret(secret.name).value
+    return texts
 
 
 def _read_store(source: str, wanted: Collection[str]) -> Texts:

@@ -166,11 +166,7 @@ class DatabaseSettings(BaseSettings):
     @property
     def database_warnings(self) -> tuple[str, ...]:
         """What is set and can't be honoured, a line each."""
-        targets = (
-            self.database_target,
-            self.database_read_target,
-            self.database_migration_target,
-        )
+        targets = (self.database_target, self.database_read_target, self.database_migration_target)
         ignored = [line for target in targets for line in target.warnings]
         given = {name for name in self.model_fields_set if getattr(self, name) is not None}
         return tuple(dict.fromkeys([*ignored, *find_unread_fields(given, self.database_target)]))

@@ -26,9 +26,9 @@ SettingsClass = type[BaseSettings]
 class VariableSource(EnvSettingsSource):
     """Read the fields of a settings class from texts by variable."""
 
-    def __init__(self, settings_cls: SettingsClass, texts: Mapping[str, str]) -> None:
+    def __init__(self, settings_cls: SettingsClass, texts: Texts | None = None) -> None:
         super().__init__(settings_cls)
-        self.texts = texts
+        self.texts = texts or {}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return the text of a field, its key, and whether it is JSON."""
@@ -48,9 +48,6 @@ class VariableSource(EnvSettingsSource):
 
 class SecretFiles(VariableSource):
     """Read files named like the variables from `APP_SECRETS_DIR`; a missing folder is silent."""
-
-    def __init__(self, settings_cls: SettingsClass) -> None:
-        super().__init__(settings_cls, {})
 
     def __call__(self) -> dict[str, Any]:
         """Read the folder that the sources before this one name."""

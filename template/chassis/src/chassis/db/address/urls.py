@@ -1,7 +1,7 @@
 """Database URLs: one libpq-style URL in, what each driver understands out."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -67,21 +67,20 @@ class DatabaseTarget:
 
     def runtime(self) -> tuple[URL, dict[str, Any]]:
         """Return the URL and the connect arguments of the application's asynchronous driver."""
-        match self.backend:
-            case "sqlite":
-                return self.url.set(drivername="sqlite+aiosqlite"), {}
-            case "postgres":
-                return self.url.set(drivername="postgresql+asyncpg"), self._asyncpg_arguments()
-            case "custom":
-                return self.url, {}
+        return self._with_driver("sqlite+aiosqlite", "postgresql+asyncpg", self._asyncpg_arguments)
 
     def migration(self) -> tuple[URL, dict[str, Any]]:
         """Return the URL and the connect arguments of Alembic's synchronous driver."""
+        return self._with_driver("sqlite", "postgresql+psycopg", self._psycopg_arguments)
+
+    def _with_driver(
+        self, sqlite: str, postgres: str, arguments: Callable[[], dict[str, Any]]
+    ) -> tuple[URL, dict[str, Any]]:
         match self.backend:
             case "sqlite":
-                return self.url.set(drivername="sqlite"), {}
+                return self.url.set(drivername=sqlite), {}
             case "postgres":
-                return self.url.set(drivername="postgresql+psycopg"), self._psycopg_arguments()
+                return self.url.set(drivername=postgres), arguments()
             case "custom":
                 return self.url, {}
 
@@ -114,9 +113,8 @@ class DatabaseTarget:
     def _resolve_parameters(self) -> dict[str, str]:
         if all(is_socket(host) for host, _ in self.hosts):
             # There is no TLS on a socket, and libpq looks at none of its parameters.
-            return {
-                name: value for name, value in self.parameters.items() if name not in TLS_PARAMETERS
-            }
+            given = self.parameters.items()
+            return {name: value for name, value in given if name not in TLS_PARAMETERS}
         return resolve_tls(self.parameters, self.parameters_variable)
 
     @property
