@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 # How long one line waits, once; the lines after it are dropped until there is room again.
 WAIT_SECONDS = 0.2
 # What a pipe takes at once or not at all.
-PART_BYTES = 4096
+ATOMIC_BYTES = 4096
 
 
 def open_log_stream() -> "TextIO | LogStream":
@@ -45,7 +45,7 @@ class LogStream:
         self._poll.register(self._descriptor, select.POLLOUT)
         self._lock = RLock()
         self._dropped = 0
-        self._is_free = not self._blocks
+        self._takes_lines = not self._blocks
         self._is_full = False
         self._is_torn = False
 
@@ -53,7 +53,7 @@ class LogStream:
         """Write a line, or drop it."""
         data = text.encode(errors="backslashreplace")
         with self._lock:
-            if self._is_free and len(data) <= PART_BYTES:
+            if self._takes_lines and len(data) <= ATOMIC_BYTES:
                 # The usual case, in a third of the time.
                 try:
                     os.write(self._descriptor, data)
@@ -73,14 +73,14 @@ class LogStream:
         """Return how many lines are missing, if this is the first after them."""
         was_full = self._is_full
         self._is_full = not self._write_parts(b"\n" + data if self._is_torn else data)
-        self._is_free = not (self._blocks or self._is_full)
+        self._takes_lines = not (self._blocks or self._is_full)
         self._dropped += self._is_full
         return self._dropped if was_full and not self._is_full else 0
 
     def _write_parts(self, data: bytes) -> bool:
         rest = memoryview(data)
         while rest:
-            written = self._write_part(rest[:PART_BYTES])
+            written = self._write_part(rest[:ATOMIC_BYTES])
             if not written:
                 self._is_torn = self._is_torn or len(rest) < len(data)
                 return False

@@ -21,15 +21,15 @@ from .log_stream import LogStream, open_log_stream
 access_logger = logging.getLogger("chassis.access")
 
 # What `extra=` adds to a record is what a bare one does not have; uvicorn adds its message twice.
-_STANDARD = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
+_BUILT_IN = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
 _SECRET = r"(?:password|passwd|secret|token|api[_-]?key|authorization|cookie)"
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
 # Bounded: of what a client sent, a search that tries again at each letter takes seconds.
-_ASSIGNED = rf"(?i)({_SECRET}[\w-]{{0,64}}['\"]?\s{{0,8}}[:=]\s{{0,8}})"
-_PATTERNS = (
+_ASSIGNMENT = rf"(?i)({_SECRET}[\w-]{{0,64}}['\"]?\s{{0,8}}[:=]\s{{0,8}})"
+_REPLACEMENTS = (
     (re.compile(r"(://[^\s:/@]*:)\S{1,4096}@"), r"\1***@"),
     (re.compile(r"(?i)(\bcookie['\"]?: ?['\"]?)[^\n'\"]+"), r"\1***"),
-    (re.compile(_ASSIGNED + r"(?:(['\"])(?:(?!\2).)+|(?:\w+ )?[^\s'\",;&)]+)"), r"\1\2***"),
+    (re.compile(_ASSIGNMENT + r"(?:(['\"])(?:(?!\2).)+|(?:\w+ )?[^\s'\",;&)]+)"), r"\1\2***"),
     (re.compile(r"(?i)\b(bearer|basic) [\w.~+/=-]{8,}"), r"\1 ***"),
     # Here PostgreSQL and its driver quote values, which may have several lines.
     (
@@ -42,9 +42,9 @@ _PATTERNS = (
 )
 
 # Control characters, and what else some programs take for the end of a line.
-_CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
-_ESCAPED = {code: chr(code).encode("unicode_escape").decode() for code in _CONTROLS}
-_ESCAPED_IN_TRACEBACKS = {code: text for code, text in _ESCAPED.items() if chr(code) != "\n"}
+_CONTROL_CODES = (*range(32), *range(127, 160), 0x2028, 0x2029)
+_LINE_ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in _CONTROL_CODES}
+_TRACEBACK_ESCAPES = {code: text for code, text in _LINE_ESCAPES.items() if chr(code) != "\n"}
 
 
 class LogOptions(NamedTuple):
@@ -138,7 +138,7 @@ class _Formatter(logging.Formatter):
     def __init__(self, secrets: tuple[str, ...]) -> None:
         super().__init__(datefmt="%Y-%m-%d %H:%M:%S")
         known = "|".join(re.escape(secret) for secret in reversed(secrets))
-        self._patterns = [(re.compile(known), "***"), *_PATTERNS] if known else _PATTERNS
+        self._patterns = [(re.compile(known), "***"), *_REPLACEMENTS] if known else _REPLACEMENTS
 
     def scrub(self, value: Any) -> Any:
         """Return a value for JSON without secrets, to its depths."""
@@ -167,7 +167,7 @@ class TextFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a line; what a client sent can't begin another one, or steer a terminal."""
-        message = self.scrub(record.getMessage().rstrip("\n")).translate(_ESCAPED)
+        message = self.scrub(record.getMessage().rstrip("\n")).translate(_LINE_ESCAPES)
         line = f"{self.formatTime(record, self.datefmt)} {record.levelname} {message}"
         if record.name == access_logger.name:
             line += " in {duration_ms} ms ({statements} statements, {database_ms} ms)".format_map(
@@ -177,7 +177,7 @@ class TextFormatter(_Formatter):
             line += f" [{request.request_id}]"
         if record.exc_info:
             traceback = self.scrub(self.formatException(record.exc_info))
-            line += f"\n{traceback.translate(_ESCAPED_IN_TRACEBACKS)}"
+            line += f"\n{traceback.translate(_TRACEBACK_ESCAPES)}"
         return line
 
 
@@ -186,7 +186,7 @@ class JSONFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a line."""
-        added = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        added = {name: value for name, value in vars(record).items() if name not in _BUILT_IN}
         own = {
             "timestamp": _format_timestamp(record.created),
             "level": record.levelname,

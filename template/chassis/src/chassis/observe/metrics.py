@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 # Where worker processes keep their numbers, so that each of them can answer with the sums.
-_SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _REFRESH_SECONDS = 1.0
-_METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
+_KNOWN_METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 
 
 class Metrics:
@@ -53,8 +53,8 @@ class Metrics:
             "http_request_duration_seconds", "Until the answer's end.", ("method", "route")
         )
         self._in_flight = _create_gauge("http_requests_in_flight", "Not yet answered.")
-        self._ran = Counter("database_statements", "Sent to databases.")
-        self._took = Counter("database_seconds", "Spent in statements and commits.")
+        self._statements_run = Counter("database_statements", "Sent to databases.")
+        self._database_seconds = Counter("database_seconds", "Spent in statements and commits.")
         self._size = _create_gauge("database_pool_size", "Connections kept open.", "pool")
         self._used = _create_gauge("database_pool_checked_out", "Connections in use.", "pool")
         self._over = _create_gauge("database_pool_overflow", "Connections beyond the size.", "pool")
@@ -66,7 +66,7 @@ class Metrics:
     def observe(self, request: RequestRecord) -> None:
         """Count a request that was answered."""
         method, route = request.scope["method"], request.route or NO_ROUTE
-        if method not in _METHODS:
+        if method not in _KNOWN_METHODS:
             method = "OTHER"
         self._counter(method, route, request.status).inc()
         self._histogram(method, route).observe(perf_counter() - request.started)
@@ -74,8 +74,8 @@ class Metrics:
     def refresh_gauges(self) -> None:
         """Bring the gauges, and the counters of statements, up to date."""
         self._in_flight.set(self.in_flight)
-        self._ran.inc(PROCESS_STATS.count - self._statements)
-        self._took.inc(PROCESS_STATS.seconds - self._seconds)
+        self._statements_run.inc(PROCESS_STATS.count - self._statements)
+        self._database_seconds.inc(PROCESS_STATS.seconds - self._seconds)
         self._statements, self._seconds = PROCESS_STATS.count, PROCESS_STATS.seconds
         for name, engine in self._engines.items():
             if isinstance(pool := engine.pool, Pool):
@@ -90,7 +90,7 @@ class Metrics:
     ) -> AsyncIterator[None]:
         """Measure an application's pools while it runs, and serve the port of the metrics."""
         self._engines = sessions.engines
-        if _SHARED_FOLDER not in os.environ:
+        if _FOLDER_VARIABLE not in os.environ:
             with _serve_port(settings, self):
                 yield
             return
@@ -121,17 +121,17 @@ def process_metrics() -> Metrics:
 def share_metrics(settings: ChassisSettings) -> Iterator[Callable[[int], object]]:
     """Let worker processes count together. Yield the function that forgets a dead one."""
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
-        os.environ[_SHARED_FOLDER] = folder
+        os.environ[_FOLDER_VARIABLE] = folder
         try:
             with _serve_port(settings, None):
                 yield mark_process_dead
         finally:
-            del os.environ[_SHARED_FOLDER]
+            del os.environ[_FOLDER_VARIABLE]
 
 
 def remove_shared_files() -> None:
     """Remove this worker's numbers and those of dead ones; the last one removes the folder."""
-    folder = Path(os.environ[_SHARED_FOLDER])
+    folder = Path(os.environ[_FOLDER_VARIABLE])
     for file in folder.glob("*.db"):
         process = int(file.stem.rpartition("_")[2])
         if process == os.getpid() or not _is_running(process):
@@ -199,7 +199,7 @@ class _Collector:
     def collect(self) -> Iterable[Metric]:
         if self._metrics is not None:
             self._metrics.refresh_gauges()
-        if _SHARED_FOLDER not in os.environ:
+        if _FOLDER_VARIABLE not in os.environ:
             return REGISTRY.collect()
         shared: Iterable[Metric] = MultiProcessCollector(None).collect()  # type: ignore[no-untyped-call]
         return shared
