@@ -98,11 +98,25 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: str, settings: ChassisSettings) -> None:
-        super().__init__(_create_config(self._create_app, settings))
+        config = uvicorn.Config(
+            self._create_app,
+            factory=True,
+            interface="asgi3",
+            host=settings.server_host,
+            port=settings.server_port,
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            forwarded_allow_ips=settings.server_trusted_proxies,
+            root_path=settings.server_root_path,
+            timeout_graceful_shutdown=settings.server_graceful_timeout_seconds,
+        )
+        super().__init__(config)
         self.draining = False
         self._app = app
         self._settings = settings
-        self._app_settings: ChassisSettings | None = None
 
     def run(self, sockets: list[socket] | None = None) -> None:
         """Serve until a signal; this is also what a worker process runs."""
@@ -117,7 +131,7 @@ class Server(uvicorn.Server):
         except Exception as error:
             if self.started:
                 raise
-            self.report(error)
+            self._report_failed_start(error)
         finally:
             if is_orphan():
                 self._remove_shared_metrics()
@@ -132,8 +146,9 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and sockets is not None:
             logger.info("Uvicorn running on %s (Press CTRL+C to quit)", format_urls(sockets))
-        if self.started and (settings := self._app_settings) is not None:
-            processes = self._settings.server_workers * settings.server_replicas
+        if self.started:
+            settings = self._settings
+            processes = settings.server_workers * settings.server_replicas
             self._budget = asyncio.create_task(report_budget(settings, processes=processes))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -147,7 +162,7 @@ class Server(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
 
-    def report(self, error: Exception) -> None:
+    def _report_failed_start(self, error: Exception) -> None:
         """Log why the start failed: in one line, or with a traceback if it is a bug."""
         kind = type(self._settings)
         match error:
@@ -165,12 +180,11 @@ class Server(uvicorn.Server):
         try:
             app = resolve_name(self._app)()
         except Exception as error:
-            self.report(error)
+            self._report_failed_start(error)
             sys.exit(START_FAILED)
-        settings = getattr(getattr(app, "state", None), "settings", None)
-        if isinstance(settings, ChassisSettings):
-            self._app_settings = settings
-        return ServerMiddleware(app, self)
+        return ServerMiddleware(
+            app, is_draining=lambda: self.draining, report_failed_start=self._report_failed_start
+        )
 
     def _watch_clients(self, sockets: list[socket]) -> None:
         loop, settings = self._loop, self._settings
@@ -192,21 +206,3 @@ class Server(uvicorn.Server):
             from ..observe.metrics import remove_shared_files
 
             remove_shared_files()
-
-
-def _create_config(app: Callable[[], ASGIApp], settings: ChassisSettings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        factory=True,
-        interface="asgi3",
-        host=settings.server_host,
-        port=settings.server_port,
-        http="httptools",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        forwarded_allow_ips=settings.server_trusted_proxies,
-        root_path=settings.server_root_path,
-        timeout_graceful_shutdown=settings.server_graceful_timeout_seconds,
-    )

@@ -1,7 +1,6 @@
 """What the server does around every application: drain, log bugs, report a start that failed."""
 
-from collections.abc import Awaitable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,22 +9,19 @@ from ..http.request import RequestRecord
 from .clients import note_request
 
 
-class ServerStatus(Protocol):
-    """What is asked of the server, and told to it."""
-
-    started: bool
-    draining: bool
-
-    def report(self, error: Exception) -> None:
-        """Log why the start failed."""
-
-
 class ServerMiddleware:
     """Send load balancers and clients elsewhere while the server drains; log what fails."""
 
-    def __init__(self, app: ASGIApp, server: ServerStatus) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        is_draining: Callable[[], bool],
+        report_failed_start: Callable[[Exception], None],
+    ) -> None:
         self.app = app
-        self.server = server
+        self.is_draining = is_draining
+        self.report_failed_start = report_failed_start
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request, a websocket or the lifespan on."""
@@ -39,7 +35,7 @@ class ServerMiddleware:
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; a bug is logged here, as uvicorn would hang up after its answer."""
         try:
-            await (self.drain if self.server.draining else self.app)(scope, receive, send)
+            await (self.drain if self.is_draining() else self.app)(scope, receive, send)
         except Exception as error:
             request: RequestRecord | None = scope.get("chassis")
             if request is None or not log_failure(request, error):
@@ -61,7 +57,11 @@ class ServerMiddleware:
     async def run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the lifespan; the server reports a failed start, instead of Starlette's traceback."""
 
+        is_started = False
+
         async def send_without_traceback(message: Message) -> None:
+            nonlocal is_started
+            is_started = is_started or message["type"] == "lifespan.startup.complete"
             if message["type"] == "lifespan.startup.failed":
                 message["message"] = ""
             await send(message)
@@ -69,6 +69,6 @@ class ServerMiddleware:
         try:
             await self.app(scope, receive, send_without_traceback)
         except Exception as error:
-            if not self.server.started:
-                self.server.report(error)
+            if not is_started:
+                self.report_failed_start(error)
             raise

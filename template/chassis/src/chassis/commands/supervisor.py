@@ -46,7 +46,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until a signal. Exit with START_FAILED if a worker can't start."""
-        _handle_stop(self._note_signal)
+        _handle_stop(lambda number, frame: self._signals.append(number))
         self._workers = [_start_worker(self._serve) for _ in range(self._processes)]
         while self._workers:
             wait([worker.sentinel for worker in self._workers], timeout=0.1)
@@ -57,9 +57,6 @@ class Supervisor:
                 self._replace_worker(worker)
         if self._failed:
             sys.exit(START_FAILED)
-
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals.append(number)
 
     def _stop_workers(self) -> None:
         self._stopping = True
