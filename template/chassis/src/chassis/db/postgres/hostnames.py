@@ -1,4 +1,4 @@
-"""Names of hosts, looked up so that a silent resolver holds up neither requests nor the end.
+"""Lookups of host names: a silent resolver delays neither other requests nor the process's end.
 
 The system's lookup can't be cancelled and may take a minute. Event loops run it in a few threads,
 where abandoned lookups queue up, and which the process waits for when it ends.
@@ -17,8 +17,8 @@ from ssl import SSLError
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
-# How long an answer is used without asking again; a name that leads elsewhere is noticed as fast.
-KEPT_SECONDS = 5.0
+# How long an answer is used again; a name that was given another address is noticed as fast.
+ANSWER_SECONDS = 5.0
 
 T = TypeVar("T")
 # Level, option and value, as `setsockopt` takes them.
@@ -26,9 +26,9 @@ SocketOption = tuple[int, int, int]
 
 
 def call_in_daemon_thread(function: Callable[[], T]) -> Future[T]:
-    """Begin a call that may never return; the process does not wait for it when it ends."""
+    """Start a call that may never return, and that the end of the process does not wait for."""
     future: Future[T] = Future()
-    # It can't be cancelled any more, so that one who gives up takes it from nobody else.
+    # From here on it can't be cancelled: a task that gives up takes it from no other task.
     future.set_running_or_notify_cancel()
 
     def call() -> None:
@@ -44,7 +44,7 @@ def call_in_daemon_thread(function: Callable[[], T]) -> Future[T]:
 
 
 class HostNames:
-    """The addresses of names: one lookup at a time for each, whoever asks."""
+    """The addresses of host names: one lookup at a time for each, shared by all that wait."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -52,14 +52,14 @@ class HostNames:
         self._answers: dict[str, tuple[float, list[str]]] = {}
 
     async def find_addresses(self, name: str) -> list[str]:
-        """Return the addresses of a name, in the system's order. Raises OSError."""
+        """Return the addresses of a name, in the system's order. Raise OSError if it has none."""
         answered, addresses = self._answers.get(name, (float("-inf"), []))
-        if time.monotonic() - answered < KEPT_SECONDS:
+        if time.monotonic() - answered < ANSWER_SECONDS:
             return addresses
         return await asyncio.wrap_future(self._join_lookup(name))
 
     def forget(self, name: str) -> None:
-        """Look a name up anew the next time, as nothing answers at its addresses."""
+        """Drop the answer for a name: nothing takes connections at its addresses."""
         self._answers.pop(name, None)
 
     def _join_lookup(self, name: str) -> Future[list[str]]:
@@ -82,7 +82,7 @@ class HostNames:
 class ResolvingLoop:
     """The running event loop, but for connections: names are looked up here, and options are set.
 
-    For a driver that takes a loop and connects by it. The name stays the one that TLS verifies.
+    asyncpg connects by the loop that it is given, and TLS goes on to verify the name.
     """
 
     def __init__(self, names: HostNames, socket_options: Sequence[SocketOption] = ()) -> None:
@@ -94,7 +94,8 @@ class ResolvingLoop:
         return getattr(self._loop, name)
 
     def __eq__(self, other: object) -> bool:
-        # `asyncio.current_task` looks a task up by its loop.
+        # asyncpg forgets a cancellation by its task, which asyncio looks up by the loop. Python
+        # 3.14 compares by identity instead: a connection keeps its finished cancellations there.
         return other is self or other is self._loop
 
     def __hash__(self) -> int:
