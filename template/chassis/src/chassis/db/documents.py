@@ -1,6 +1,7 @@
-"""JSON documents of models: a change inside one is noticed and stored, however deep it is.
+"""JSON documents of models: a change inside one is stored, however deep it is.
 
-SQLAlchemy itself notices an assignment only, never `note.meta["seen"] = True`.
+SQLAlchemy notices an assignment of the attribute only, never `note.meta["seen"] = True`, and its
+`Mutable` one level. Here dicts and lists of a document mark the attribute as changed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from .errors import InvalidValueError
 
 
 def track_documents(mapper: Mapper[Any], model: type[Any]) -> None:
-    """Notice changes inside a model's JSON attributes; a listener of `mapper_configured`."""
+    """Make changes inside a model's JSON attributes count; a listener of `mapper_configured`."""
     keys = [
         attribute.key
         for attribute in mapper.column_attrs
@@ -28,84 +29,84 @@ def track_documents(mapper: Mapper[Any], model: type[Any]) -> None:
         _track_loaded(model, keys)
 
 
-def _reporting(change: Callable[..., Any]) -> Any:
-    """Return a method of dict or list that reports what it changes, and adds nothing."""
+def _report_after(change: Callable[..., Any]) -> Any:
+    """Return a method of dict or list that reports its change, for those that add no values."""
 
     def change_and_report(self: Any, *arguments: Any, **named: Any) -> Any:
         result = change(self, *arguments, **named)
-        self._holder.report_change()
+        self._owner.report_change()
         return result
 
     return change_and_report
 
 
 class TrackedDict(dict[str, Any]):
-    """An object in a document; a dict that reports its changes."""
+    """An object in a document: a dict that reports its changes."""
 
-    __slots__ = ("_holder",)
+    __slots__ = ("_owner",)
 
-    __delitem__ = _reporting(dict.__delitem__)
-    clear = _reporting(dict.clear)
-    pop = _reporting(dict.pop)
-    popitem = _reporting(dict.popitem)
+    __delitem__ = _report_after(dict.__delitem__)
+    clear = _report_after(dict.clear)
+    pop = _report_after(dict.pop)
+    popitem = _report_after(dict.popitem)
 
-    def __init__(self, values: Any = (), holder: "_Holder | None" = None) -> None:
+    def __init__(self, values: Any = (), owner: "_Owner | None" = None) -> None:
         super().__init__(values)
-        self._holder = holder = holder or _Holder()
+        self._owner = owner = owner or _Owner()
         for key, value in self.items():
             if isinstance(value, _CONTAINERS):
-                super().__setitem__(key, _track(value, holder))
+                super().__setitem__(key, _track(value, owner))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return type(self), (dict(self),)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, _track(value, self._holder))
-        self._holder.report_change()
+        super().__setitem__(key, _track(value, self._owner))
+        self._owner.report_change()
 
     def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
         self.update(other)
         return self
 
     def update(self, *values: Any, **named: Any) -> None:
-        """Take the items of another dict over."""
-        super().update(TrackedDict(dict(*values, **named), self._holder))
-        self._holder.report_change()
+        """Set the items of another dict."""
+        super().update(TrackedDict(dict(*values, **named), self._owner))
+        self._owner.report_change()
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return a value, after the default was put in its place if there was none."""
+        """Return a value, and set it to the default before if there is none."""
         if key not in self:
             self[key] = default
         return self[key]
 
 
 class TrackedList(list[Any]):
-    """An array in a document; a list that reports its changes."""
+    """An array in a document: a list that reports its changes."""
 
-    __slots__ = ("_holder",)
+    __slots__ = ("_owner",)
 
-    __delitem__ = _reporting(list.__delitem__)
-    __imul__ = _reporting(list.__imul__)
-    clear = _reporting(list.clear)
-    pop = _reporting(list.pop)
-    remove = _reporting(list.remove)
-    reverse = _reporting(list.reverse)
-    sort = _reporting(list.sort)
+    __delitem__ = _report_after(list.__delitem__)
+    __imul__ = _report_after(list.__imul__)
+    clear = _report_after(list.clear)
+    pop = _report_after(list.pop)
+    remove = _report_after(list.remove)
+    reverse = _report_after(list.reverse)
+    sort = _report_after(list.sort)
 
-    def __init__(self, values: Iterable[Any] = (), holder: "_Holder | None" = None) -> None:
+    def __init__(self, values: Iterable[Any] = (), owner: "_Owner | None" = None) -> None:
         super().__init__(values)
-        self._holder = holder = holder or _Holder()
+        self._owner = owner = owner or _Owner()
         for index, value in enumerate(self):
             if isinstance(value, _CONTAINERS):
-                super().__setitem__(index, _track(value, holder))
+                super().__setitem__(index, _track(value, owner))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return type(self), (list(self),)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        tracked = TrackedList(value, self._holder) if isinstance(index, slice) else value
-        super().__setitem__(index, _track(tracked, self._holder))
-        self._holder.report_change()
+        tracked = TrackedList(value, self._owner) if isinstance(index, slice) else value
+        super().__setitem__(index, _track(tracked, self._owner))
+        self._owner.report_change()
 
     def __iadd__(self, values: Iterable[Any]) -> Any:  # type: ignore[misc]
         self.extend(values)
@@ -117,17 +118,20 @@ class TrackedList(list[Any]):
 
     def extend(self, values: Iterable[Any]) -> None:
         """Add values at the end."""
-        super().extend(TrackedList(values, self._holder))
-        self._holder.report_change()
+        super().extend(TrackedList(values, self._owner))
+        self._owner.report_change()
 
     def insert(self, index: Any, value: Any) -> None:
         """Add a value before another."""
-        super().insert(index, _track(value, self._holder))
-        self._holder.report_change()
+        super().insert(index, _track(value, self._owner))
+        self._owner.report_change()
 
 
-class _Holder:
-    """The attribute that a document and all of its parts belong to, once there is one."""
+class _Owner:
+    """The attribute of an object that a document and all of its parts belong to, if there is one.
+
+    All parts share it, so that a document that is unpickled gets its object in one step.
+    """
 
     __slots__ = ("key", "state")
 
@@ -145,20 +149,20 @@ _CONTAINERS = (dict, list)
 _PICKLED = "chassis_documents"
 
 
-def _track(value: Any, holder: _Holder) -> Any:
+def _track(value: Any, owner: _Owner) -> Any:
     """Return a copy of a container that reports its changes; anything else as it is."""
     if isinstance(value, dict):
-        return TrackedDict(value, holder)
-    return TrackedList(value, holder) if isinstance(value, list) else value
+        return TrackedDict(value, owner)
+    return TrackedList(value, owner) if isinstance(value, list) else value
 
 
 def _track_assigned(attribute: Any, key: str) -> None:
     @event.listens_for(attribute, "set", raw=True, retval=True, propagate=True)
     def track_assigned(state: InstanceState[Any], value: Any, *_: Any) -> Any:
-        if _is_held(value, state, key):
+        if _is_tracked(value, state, key):
             return value
         try:
-            return _track(value, _Holder(state, key))
+            return _track(value, _Owner(state, key))
         except RecursionError:
             raise InvalidValueError(f"{key} is nested too deeply to be stored") from None
 
@@ -168,8 +172,8 @@ def _track_loaded(model: type[Any], keys: Sequence[str]) -> None:
         values = state.dict
         for key in keys:
             value = values.get(key)
-            if isinstance(value, _CONTAINERS) and not _is_held(value, state, key):
-                values[key] = _track(value, _Holder(state, key))
+            if isinstance(value, _CONTAINERS) and not _is_tracked(value, state, key):
+                values[key] = _track(value, _Owner(state, key))
 
     def pickle_documents(state: InstanceState[Any], pickled: dict[str, Any]) -> None:
         documents = {key: state.dict[key] for key in keys if key in state.dict}
@@ -177,9 +181,9 @@ def _track_loaded(model: type[Any], keys: Sequence[str]) -> None:
 
     def track_unpickled(state: InstanceState[Any], pickled: dict[str, Any]) -> None:
         for key in keys:
-            holder = getattr(pickled.get(_PICKLED, {}).get(key), "_holder", None)
-            if isinstance(holder, _Holder):
-                holder.state, holder.key = state, key
+            owner = getattr(pickled.get(_PICKLED, {}).get(key), "_owner", None)
+            if isinstance(owner, _Owner):
+                owner.state, owner.key = state, key
 
     for name in ("load", "refresh", "refresh_flush"):
         event.listen(model, name, track_loaded, raw=True, propagate=True)
@@ -187,11 +191,12 @@ def _track_loaded(model: type[Any], keys: Sequence[str]) -> None:
     event.listen(model, "unpickle", track_unpickled, raw=True, propagate=True)
 
 
-def _is_held(value: Any, state: InstanceState[Any], key: str) -> bool:
+def _is_tracked(value: Any, state: InstanceState[Any], key: str) -> bool:
+    """Return whether a value reports to this attribute already, or is a `Mutable` that does."""
     if isinstance(value, Mutable):
         return True
-    holder = getattr(value, "_holder", None)
-    return isinstance(holder, _Holder) and holder.state is state and holder.key == key
+    owner = getattr(value, "_owner", None)
+    return isinstance(owner, _Owner) and owner.state is state and owner.key == key
 
 
 def _is_json(kind: TypeEngine[Any]) -> bool:

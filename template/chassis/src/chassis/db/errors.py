@@ -63,7 +63,7 @@ class UncommittedChangesWarning(UserWarning):
 
 
 # What SQLAlchemy puts before the text of asyncpg.
-_PREFIX = re.compile(r"^<class '[\w.]+'>: ")
+_DRIVER_CLASS = re.compile(r"^<class '[\w.]+'>: ")
 # Such as `invalid input syntax for type date: "…"`.
 _QUOTED_VALUE = re.compile(r"(: ?)['\"].*")
 
@@ -123,15 +123,15 @@ _SQLITE_FAMILIES = dict.fromkeys(
 )
 
 
-# What says that a value, and not its type, is at fault.
-_REFUSALS = (OverflowError, UnicodeEncodeError, InvalidValueError)
+# Raised for a value that is at fault, and not for its type.
+_VALUE_ERRORS = (OverflowError, UnicodeEncodeError, InvalidValueError)
 
 # invalid_authorization_specification, invalid_catalog_name: no other server and no waiting helps.
 PERMANENT_SQLSTATES = ("28", "3D")
 
 
 def classify(error: BaseException) -> Failure | None:
-    """Return what an error means to who calls the database; None for a bug or one not ours."""
+    """Return what an error means to a caller of the database, or None if it is a bug."""
     if isinstance(error, DatabaseUnavailableError | PoolTimeoutError):
         return Failure.UNAVAILABLE
     if isinstance(error, ReadOnlySessionError):
@@ -144,37 +144,39 @@ def classify(error: BaseException) -> Failure | None:
         return None
     if error.connection_invalidated:
         return Failure.UNAVAILABLE
-    return _by_sqlstate(sqlstate(error)) or _by_sqlite_name(error.orig)
+    return _classify_sqlstate(sqlstate(error)) or _classify_sqlite_name(error.orig)
 
 
 def find_invalid_value(error: BaseException) -> Exception | None:
-    """Return what refused a value before it reached the server; None if nothing did.
+    """Return the error that refused a value before it reached the server, or None.
 
-    asyncpg raises one error for whatever it can't encode: a value of the wrong type is a bug, a
+    asyncpg raises one error for all that it can't encode: a value of the wrong type is a bug, a
     value out of range is not.
     """
     if isinstance(error, InvalidValueError):
         return error
     if not isinstance(error, StatementError):
         return None
-    return next((cause for cause in _causes(error.orig) if isinstance(cause, _REFUSALS)), None)
+    return next(
+        (cause for cause in _iterate_causes(error.orig) if isinstance(cause, _VALUE_ERRORS)), None
+    )
 
 
 def translate_refused_values(engine: Engine) -> None:
-    """Raise InvalidValueError for what a driver refuses without an error of its own.
+    """Raise InvalidValueError for a value that a driver refuses with an error of Python's.
 
-    SQLite's has none for an integer above 64 bits, or for half of a surrogate pair.
+    SQLite's driver does so for an integer above 64 bits, and for half of a surrogate pair.
     """
 
     @event.listens_for(engine, "handle_error")
     def raise_invalid_value(context: ExceptionContext) -> None:
         refusal = context.original_exception
-        if context.sqlalchemy_exception is None and isinstance(refusal, _REFUSALS):
+        if context.sqlalchemy_exception is None and isinstance(refusal, _VALUE_ERRORS):
             raise InvalidValueError(f"the driver refuses a value: {type(refusal).__name__}")
 
 
 def sqlstate(error: DBAPIError) -> str:
-    """Return PostgreSQL's five-character code, or an empty string where there is none."""
+    """Return PostgreSQL's five-character code, or an empty string if there is none."""
     return getattr(error.orig, "sqlstate", None) or ""
 
 
@@ -186,27 +188,27 @@ def sqlite_error_name(error: BaseException | None) -> str:
 def describe_error(error: BaseException) -> str:
     """Return the first line of what the driver says, without the statement and its values."""
     cause = getattr(error, "orig", None) or error
-    line = _PREFIX.sub("", str(cause)).strip().partition("\n")[0]
+    line = _DRIVER_CLASS.sub("", str(cause)).strip().partition("\n")[0]
     line = _QUOTED_VALUE.sub(r"\1***", line.partition(" (Background on this error")[0])
     if not line and isinstance(cause, TimeoutError):
         return "no answer in time"
     return line or type(cause).__name__
 
 
-def _by_sqlstate(code: str) -> Failure | None:
-    return _SQLSTATES.get(code) or _by_prefix(code, _SQLSTATE_FAMILIES)
+def _classify_sqlstate(code: str) -> Failure | None:
+    return _SQLSTATES.get(code) or _find_by_prefix(code, _SQLSTATE_FAMILIES)
 
 
-def _by_sqlite_name(error: BaseException | None) -> Failure | None:
+def _classify_sqlite_name(error: BaseException | None) -> Failure | None:
     name = sqlite_error_name(error)
-    return _SQLITE_NAMES.get(name) or _by_prefix(name, _SQLITE_FAMILIES)
+    return _SQLITE_NAMES.get(name) or _find_by_prefix(name, _SQLITE_FAMILIES)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
 
 
-def _by_prefix(code: str, families: dict[str, Failure]) -> Failure | None:
+def _find_by_prefix(code: str, families: dict[str, Failure]) -> Failure | None:
     return next((found for prefix, found in families.items() if code.startswith(prefix)), None)

@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 PROBE_TIMEOUT_SECONDS = 2.0
 SHARED_FOR_SECONDS = 1.0
 
-_ROOM_BYTES = 1024 * 1024
-# What is written to such a file makes it worse.
-_BROKEN = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_WRITABLE_BYTES = 1024 * 1024
+# Writing to such a file makes it worse.
+_BROKEN_FILE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 class DatabaseProbe:
-    """Answers whether requests can be served; all probes of one second share one answer.
+    """Tells whether requests can be served; all probes of one second share one answer.
 
-    It has one connection of its own, so that a full request pool does not look like an outage.
+    The probe has a connection of its own, so that a full request pool does not look like an outage.
     """
 
     def __init__(self, settings: DatabaseSettings, package: str) -> None:
@@ -53,12 +53,12 @@ class DatabaseProbe:
         """Return None when ready, else the reason in a few words, without details of an error."""
         async with self._lock:
             if time.monotonic() >= self._expires:
-                self._answer = await self._ask()
+                self._answer = await self._find_reason()
                 self._expires = time.monotonic() + SHARED_FOR_SECONDS
             return self._answer
 
     def watch_file(self, *, write: AsyncEngine, read: AsyncEngine) -> None:
-        """Be not ready after a SQLite file failed, until a write succeeds; if broken, for good."""
+        """Note failures of the SQLite file: a reason until a write succeeds, for good if broken."""
         if write.dialect.name == "sqlite":
             self._file_engines = (write, read)
             for engine in self._file_engines:
@@ -68,7 +68,7 @@ class DatabaseProbe:
         """Close the probe's connection."""
         await self._engine.dispose()
 
-    async def _ask(self) -> str | None:
+    async def _find_reason(self) -> str | None:
         try:
             # First, so that nothing is read for a database that is away.
             if self._code is None:
@@ -82,7 +82,7 @@ class DatabaseProbe:
             logger.warning("the database does not answer: %s", describe_error(error))
             logger.debug("the error of the readiness probe", exc_info=True)
             return "the database does not answer"
-        if self._file_failure is not None and not self._file_failure.endswith(_BROKEN):
+        if self._file_failure is not None and not self._file_failure.endswith(_BROKEN_FILE):
             await self._try_to_write()
         return state.reason or self._file_failure
 
@@ -97,7 +97,7 @@ class DatabaseProbe:
         On new connections: those of a process share what one of them opened read-only.
         """
         file = Path(self._engine.url.database or "")
-        if shutil.disk_usage(file.parent).free < _ROOM_BYTES:
+        if shutil.disk_usage(file.parent).free < _WRITABLE_BYTES:
             return
         write, read = self._file_engines
         with suppress(SQLAlchemyError, DatabaseUnavailableError, TimeoutError):

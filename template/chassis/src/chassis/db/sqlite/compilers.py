@@ -1,7 +1,7 @@
 """How the chassis's SQLite dialects write SQL: as PostgreSQL means it, or not at all.
 
-SQLite has no type for a date and calculates with the year of its text, without an error: `created
-> now() - 30 days` is true of every row.
+SQLite has no type for a date. It calculates with the year of its text, without an error, so that
+`created > now() - 30 days` is true of every row.
 """
 
 from datetime import date, time, timedelta
@@ -25,9 +25,9 @@ _ADVICE = "do it in Python, as in datetime.now(UTC) - timedelta(days=30)"
 
 
 class ChassisSQLiteCompiler(SQLiteCompiler):
-    """Writes moments as they are stored, and refuses to calculate with them."""
+    """Writes the current moment as moments are stored, and refuses to calculate with them."""
 
-    def visit_now_func(self, fn: Any, **kw: Any) -> str:
+    def visit_now_func(self, fn: Any, **options: Any) -> str:
         return NOW
 
     visit_current_timestamp_func = visit_now_func
@@ -50,7 +50,7 @@ class ChassisSQLiteCompiler(SQLiteCompiler):
 
 
 class ChassisSQLiteDDLCompiler(SQLiteDDLCompiler):
-    """Writes defaults and unique indexes that mean what PostgreSQL's do."""
+    """Writes default moments as they are stored, and partial unique indexes as partial ones."""
 
     def get_column_default_string(self, column: Column[Any]) -> str | None:
         """Return CURRENT_TIMESTAMP in the format of a datetime that Python stores."""
@@ -60,7 +60,7 @@ class ChassisSQLiteDDLCompiler(SQLiteDDLCompiler):
         return NOW if default.strip("() ").upper() == "CURRENT_TIMESTAMP" else default
 
     def visit_create_index(self, create: Any, *others: Any, **options: Any) -> str:
-        """Return the statement with PostgreSQL's condition: without it, it forbids more rows."""
+        """Return the statement with PostgreSQL's condition: without it more rows are refused."""
         written: str = super().visit_create_index(create, *others, **options)  # type: ignore[no-untyped-call]
         given = create.element.dialect_options
         condition = given["postgresql"]["where"]
@@ -71,7 +71,7 @@ class ChassisSQLiteDDLCompiler(SQLiteDDLCompiler):
 
 
 class ChassisSQLiteTypeCompiler(SQLiteTypeCompiler):
-    """Writes INTEGER, which holds 64 bits, where only an INTEGER PRIMARY KEY counts by itself."""
+    """Writes INTEGER, which has 64 bits, for BIGINT: only an INTEGER PRIMARY KEY gets numbers."""
 
     def visit_BIGINT(self, type_: Any, **options: Any) -> str:  # noqa: N802
         return "INTEGER"
