@@ -65,7 +65,7 @@ def test_the_revisions_are_those_that_alembic_finds(
     scripts = ScriptDirectory.from_config(alembic_config(depot.package, settings))
     assert code.heads == set(scripts.get_heads())
     assert code.known == {script.revision for script in scripts.walk_revisions()}
-    assert code.tables == {(None, "bin")}
+    assert code.environment.tables == {(None, "bin")}
     if name in AS_TEXT:
         assert read_revision_files(depot.versions).keys() == code.known
     else:

@@ -96,7 +96,7 @@ def track_commits(connection: Connection, attempt: Attempt) -> None:
 
 
 def set_lock_timeouts(connection: Connection, settings: "DatabaseSettings") -> None:
-    """Let a statement outside a transaction wait longer for a table: it is not tried again.
+    """Raise the lock timeout of each statement outside a transaction: it is not tried again.
 
     CONCURRENTLY waits for all transactions that are open, and nobody waits for it.
     """

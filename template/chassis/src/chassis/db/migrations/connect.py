@@ -87,7 +87,7 @@ def open_connection(settings: DatabaseSettings) -> Iterator[Connection]:
 def check_migration_connections(settings: DatabaseSettings) -> str:
     """Connect as migrations do and return the driver's name.
 
-    Raise DatabaseUnavailableError where that fails, DatabaseSettingsError behind a pooler.
+    Raise DatabaseUnavailableError if that fails, DatabaseSettingsError behind a pooler.
     """
     with open_connection(settings) as one, open_connection(settings) as other:
         if one.dialect.name == "postgresql":

@@ -112,7 +112,7 @@ class _Rebuilds:
             self._restore_order(unquote_name(found[1]))
 
     def check_dependents(self, _: Connection) -> None:
-        """Have SQLite compile each view and trigger, as it does when it renames any table."""
+        """Make SQLite compile each view and trigger, as it does when it renames any table."""
         if not self._rebuilt:
             return
         tables, self._rebuilt = ", ".join(dict.fromkeys(self._rebuilt)), []

@@ -1,6 +1,6 @@
 """The revisions that the code knows, and what those of a database mean to it."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -87,13 +87,11 @@ class UnversionedDatabaseError(Exception):
 
 @dataclass(frozen=True)
 class CodeRevisions:
-    """The revisions and tables of a service's code."""
+    """The revisions of a service's code, and what its `env.py` asks for."""
 
     heads: frozenset[str]
     known: frozenset[str]
-    tables: frozenset[TableName]
-    version_table: str
-    version_table_schema: str | None
+    environment: MigrationEnvironment
 
     def compare(self, connection: Connection) -> SchemaState:
         """Compare a database with the code; its tables are read only if its revision is unknown."""
@@ -106,11 +104,13 @@ class CodeRevisions:
             return SchemaState("current", found)
         if found <= self.known:
             return SchemaState("behind", found)
-        is_foreign = bool(self.tables) and not has_any_table(connection, self.tables)
+        tables = self.environment.tables
+        is_foreign = bool(tables) and not has_any_table(connection, tables)
         return SchemaState("foreign" if is_foreign else "newer", found)
 
     def _read_revisions(self, connection: Connection) -> list[str]:
-        source = table(self.version_table, schema=self.version_table_schema)
+        environment = self.environment
+        source = table(environment.version_table, schema=environment.version_table_schema)
         query = select(literal_column("version_num", String)).select_from(source)
         try:
             return list(connection.scalars(query))
@@ -142,25 +142,13 @@ def _read_without_alembic(package: str, settings: "DatabaseSettings") -> CodeRev
     if environment is None:
         return None
     heads = parents.keys() - set(chain.from_iterable(parents.values()))
-    return _create_code_revisions(heads, parents, environment)
+    return CodeRevisions(frozenset(heads), frozenset(parents), environment)
 
 
 def code_revisions(scripts: "ScriptDirectory", environment: MigrationEnvironment) -> CodeRevisions:
     """Return what Alembic reads of a folder of revisions, with the options of its `env.py`."""
     known = (script.revision for script in scripts.walk_revisions())
-    return _create_code_revisions(scripts.get_heads(), known, environment)
-
-
-def _create_code_revisions(
-    heads: Iterable[str], known: Iterable[str], environment: MigrationEnvironment
-) -> CodeRevisions:
-    return CodeRevisions(
-        heads=frozenset(heads),
-        known=frozenset(known),
-        tables=environment.tables,
-        version_table=environment.version_table,
-        version_table_schema=environment.version_table_schema,
-    )
+    return CodeRevisions(frozenset(scripts.get_heads()), frozenset(known), environment)
 
 
 def has_any_table(connection: Connection, tables: Collection[TableName]) -> bool:

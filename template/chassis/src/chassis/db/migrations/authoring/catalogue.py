@@ -104,7 +104,7 @@ def _make_index_portable(statement: str, is_default: bool) -> str:
 
 
 def _unify_default(expression: str) -> str:
-    """Return a default in the one spelling of several that PostgreSQL records."""
+    """Return the same text for the spellings that PostgreSQL has of one default."""
     number = re.sub(r"^'(-?\d+(?:\.\d+)?)'::[a-z ]+$", r"\1", expression)
     return number.replace("CURRENT_TIMESTAMP", "now()")
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import partial
 from io import StringIO
 from typing import Any, get_args
@@ -51,11 +51,13 @@ def check_migrations(
     Raise alembic.util.CommandError for what is wrong, a line each, DatabaseSettingsError if no
     scratch database can be made.
     """
-    if settings.database_migration_target.backend == "custom":
+    configured = settings.database_migration_target.backend
+    if configured == "custom":
         raise DatabaseSettingsError(
             "APP_ALEMBIC_DATABASE_URL: only migrations of SQLite and PostgreSQL are checked"
         )
-    _load_migrations(alembic_config(package, settings))
+    is_judged = engine in (None, configured)
+    _load_migrations(alembic_config(package, settings), is_judged=is_judged)
     found: list[str] = []
     for backend in get_args(BackendName) if engine is None else (engine,):
         started = time.monotonic()
@@ -65,7 +67,6 @@ def check_migrations(
                 _check_sql(package, settings) if scratch is None else _rehearse(package, scratch)
             )
         except DatabaseSettingsError as error:
-            configured = settings.database_migration_target.backend
             if backend == configured:
                 raise
             where, errors = backend, [f"{error}; or leave it out: --engine {configured}"]
@@ -76,12 +77,17 @@ def check_migrations(
         raise CommandError("\n".join(found))
 
 
-def _load_migrations(config: Config) -> None:
-    """Import the revisions, `env.py` and the models, whose faults are those of no engine."""
+def _load_migrations(config: Config, *, is_judged: bool) -> None:
+    """Import the revisions, `env.py` and the models; what fails there fails on any engine.
+
+    Settings that don't suit the configured engine count only if it is judged.
+    """
     try:
         find_head(config)
-        with suppress(DatabaseSettingsError):  # of the one engine that it names
-            read_environment(config)
+        read_environment(config)
+    except DatabaseSettingsError:
+        if is_judged:
+            raise
     except (CommandError, ValidationError):
         raise
     except Exception as error:

@@ -34,7 +34,7 @@ _QUOTE = _POSTGRES.identifier_preparer.quote
 def add_enum_steps(
     script: MigrationScript, metadata: Iterable[MetaData], context: "MigrationContext"
 ) -> None:
-    """Put the statements that make the enums as the models have them around the other steps."""
+    """Add the statements that create, change and drop enums, around the other steps."""
     before = read_enums(context)
     after: Enums = {}
     columns: dict[str, list[Column[Any]]] = {}

@@ -12,7 +12,7 @@ from sqlalchemy import ForeignKeyConstraint
 
 
 def add_foreign_keys_last(script: MigrationScript) -> None:
-    """Take the keys that close a circle out of new tables; Alembic would leave them out.
+    """Move the foreign keys that close a circle behind the new tables; Alembic would lose them.
 
     The downgrade drops them first, for the tables to go one after the other.
     """

@@ -48,7 +48,7 @@ def read_index(sql: str) -> str:
 
 
 def _read_definitions(tokens: list[str]) -> Iterator[Part]:
-    for definition in _split_at(tokens, [","]):
+    for definition in _split_at_commas(tokens):
         if definition[0] in _TABLE_CONSTRAINTS:
             yield from _read_constraints(definition, "")
             continue
@@ -124,11 +124,11 @@ def _read_word(found: re.Match[str]) -> str:
     return _WORDS.get(word, word)
 
 
-def _split_at(tokens: list[str], marks: list[str]) -> Iterator[list[str]]:
-    """Split at marks outside brackets, which are left out."""
+def _split_at_commas(tokens: list[str]) -> Iterator[list[str]]:
+    """Split at the commas that are outside brackets."""
     part: list[str] = []
     for token, depth in _with_depth(tokens):
-        if depth == 0 and token in marks:
+        if depth == 0 and token == ",":
             yield part
             part = []
         else:
