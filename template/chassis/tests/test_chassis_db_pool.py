@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
-from chassis.db.borrowed import replace_queue
+from chassis.db.borrowed import may_use, replace_queue
 from chassis.db.pool import FairQueue, Pool, choose_pool
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +61,12 @@ def entry() -> ConnectionPoolEntry:
     return cast(ConnectionPoolEntry, object())
 
 
+only_with_fair_queue = pytest.mark.skipif(
+    not may_use("sqlalchemy"), reason="SQLAlchemy's own queue serves"
+)
+
+
+@only_with_fair_queue
 async def test_a_newcomer_does_not_take_what_was_given_to_another() -> None:
     queue, connection = make_queue(), entry()
     waiter = asyncio.create_task(greenlet_spawn(queue.get, True, 5))
@@ -71,6 +77,7 @@ async def test_a_newcomer_does_not_take_what_was_given_to_another() -> None:
     assert await waiter is connection
 
 
+@only_with_fair_queue
 async def test_a_connection_that_a_cancelled_wait_was_given_is_kept_where_none_more_fits() -> None:
     queue = make_queue()
     waiter = asyncio.create_task(greenlet_spawn(queue.get, True, 5))

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.sql import column, table, text
 
 from chassis.db import DatabaseSettings, create_database_engine
-from chassis.db.borrowed import CREATOR_ARGUMENT
+from chassis.db.borrowed import CREATOR_ARGUMENT, may_use
 from chassis.db.sqlite.connection import FIRST_ROWS, open_connection
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +148,10 @@ async def test_a_stream_fetches_as_it_goes(
     assert len(visits) >= 5
 
 
+@pytest.mark.skipif(
+    not (may_use("sqlalchemy") and may_use("aiosqlite")),
+    reason="SQLAlchemy's own connection takes more",
+)
 async def test_a_write_transaction_takes_a_visit_a_statement_and_one_to_commit(
     settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
