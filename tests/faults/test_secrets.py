@@ -99,12 +99,12 @@ def rds_secret(server: Cluster, **changes: object) -> str:
 
 
 def keep(name: str, value: str) -> str:
-    """Keep a secret in Amazon's Secrets Manager and give its ARN."""
+    """Keep a secret in Amazon's Secrets Manager and return its ARN."""
     return str(boto3.client("secretsmanager").create_secret(Name=name, SecretString=value)["ARN"])
 
 
 def refusal(read_settings: ReadSettings, **variables: str) -> str:
-    """Give what a service says of settings that it refuses."""
+    """Return what a service says of settings that it refuses."""
     try:
         read_settings(**variables)
     except (ValidationError, SettingsError) as error:
@@ -435,7 +435,7 @@ def test_no_output_of_a_failure_has_the_password(
 
 
 def failures(settings: ChassisSettings) -> Iterator[str]:
-    """Give the errors of a database that can't be used, with what caused them."""
+    """Yield the errors of a database that can't be used, with what caused them."""
     with pytest.raises(DatabaseUnavailableError) as failed:
         asyncio.run(probe(settings))
     yield "".join(traceback.format_exception(failed.value))

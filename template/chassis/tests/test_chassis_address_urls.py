@@ -28,14 +28,14 @@ ALPHABET = (*string.printable, *UNICODE, *ENCODED)
 
 
 def random_texts(count: int) -> list[str]:
-    """Give texts of 1 to 24 parts; among them each part by itself."""
+    """Return texts of 1 to 24 parts; among them each part by itself."""
     chance = random.Random("passwords")
     mixed = ["".join(chance.choices(ALPHABET, k=chance.randint(1, 24))) for _ in range(count)]
     return [*ALPHABET, *mixed][:count]
 
 
 def given_to_drivers(target: DatabaseTarget) -> list[dict[str, object]]:
-    """Give what SQLAlchemy hands to asyncpg and to psycopg."""
+    """Return what SQLAlchemy hands to asyncpg and to psycopg."""
     urls = (target.runtime()[0], target.migration()[0])
     return [dict(url.get_dialect()().create_connect_args(url)[1]) for url in urls]
 
@@ -419,7 +419,7 @@ def test_another_dialect_is_kept_as_it_was_written(depot: None) -> None:
 
 @pytest.fixture
 def depot() -> None:
-    """Give a dialect that the chassis does not know."""
+    """Register a dialect that the chassis does not know."""
     register_dialect()
 
 
