@@ -1,6 +1,5 @@
 """The commands of a service: serve, dev, migrate, doctor and chassis."""
 
-import logging
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from .migrate import check_service, migrate_service
 from .variables import explain, find_warnings
-
-logger = logging.getLogger(__name__)
 
 SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
@@ -55,7 +52,7 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
     group = ServiceGroup(
         help="Run this service. Its settings are APP_* variables, also in .env.",
         params=[version],
-        context_settings={"obj": Service(app, settings)},
+        context_settings={"obj": ServiceReference(app, settings)},
     )
     for command in (serve, dev, migrate, doctor, chassis):
         group.add_command(command)
@@ -63,7 +60,7 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
 
 
 @dataclass(frozen=True)
-class Service:
+class ServiceReference:
     """The service that the commands run: its factory, and the class of its settings."""
 
     app: str
@@ -106,7 +103,7 @@ class ServiceGroup(click.Group):
 @click.option("--reload", is_flag=True, help="Restart one process when the code changes.")
 @click.pass_obj
 def serve(
-    service: Service, host: str | None, port: int | None, workers: int | None, reload: bool
+    service: ServiceReference, host: str | None, port: int | None, workers: int | None, reload: bool
 ) -> None:
     """Serve HTTP requests."""
     settings = _load_settings(service, server_host=host, server_port=port, server_workers=workers)
@@ -117,7 +114,7 @@ def serve(
 @host_option
 @port_option
 @click.pass_obj
-def dev(service: Service, host: str | None, port: int | None) -> None:
+def dev(service: ServiceReference, host: str | None, port: int | None) -> None:
     """Migrate, then serve and restart when the code changes."""
     settings = _load_settings(service, server_host=host, server_port=port)
     migrate_service(service.package, _read_settings(DatabaseSettings), wait=False)
@@ -142,7 +139,7 @@ def dev(service: Service, host: str | None, port: int | None) -> None:
     help="Check on this one alone, for a service that never runs on the other.",
 )
 @click.pass_obj
-def migrate(service: Service, wait: bool, check: bool, engine: BackendName | None) -> None:
+def migrate(service: ServiceReference, wait: bool, check: bool, engine: BackendName | None) -> None:
     """Bring the database's schema up to date."""
     if engine and not check:
         raise click.UsageError("--engine is for --check: write migrate --check --engine …")
@@ -158,7 +155,7 @@ def migrate(service: Service, wait: bool, check: bool, engine: BackendName | Non
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Write it for programs.")
 @click.pass_obj
-def doctor(service: Service, as_json: bool) -> None:
+def doctor(service: ServiceReference, as_json: bool) -> None:
     """Examine settings, database and schema, and say what to change.
 
     Exits with 0 if nothing needs to be put right, with 1 if something does.
@@ -171,7 +168,7 @@ def doctor(service: Service, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _load_settings(service: Service, **options: str | int | None) -> ChassisSettings:
+def _load_settings(service: ServiceReference, **options: str | int | None) -> ChassisSettings:
     """Read the settings, which options of the command overrule, and begin to log."""
     _print_warnings(service)
     settings = _read_settings(service.settings)
@@ -219,7 +216,7 @@ def _run_template_status(command: str, answers_file: str | None) -> None:
     )
 
 
-def _print_warnings(service: Service) -> None:
+def _print_warnings(service: ServiceReference) -> None:
     try:
         warnings = list(find_warnings(service.settings))
     except SettingsError as error:
@@ -235,7 +232,7 @@ def _read_settings(settings: type[SettingsT]) -> SettingsT:
         raise InvalidSettingsError(explain(error, settings)) from None
 
 
-def _run_server(service: Service, settings: ChassisSettings, *, reload: bool) -> None:
+def _run_server(service: ServiceReference, settings: ChassisSettings, *, reload: bool) -> None:
     from .serve import run  # uvicorn would slow --help down
 
     run(service.app, settings, reload=reload)
@@ -244,7 +241,7 @@ def _run_server(service: Service, settings: ChassisSettings, *, reload: bool) ->
 def _print_versions(context: click.Context, option: click.Parameter, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
-    service: Service = context.obj
+    service: ServiceReference = context.obj
     versions = f"{_find_version(service.package)}, chassis {__version__}"
     click.echo(f"{context.info_name} {versions}")
     context.exit()
