@@ -66,7 +66,7 @@ def test_a_variable_that_was_meant_for_the_database_never_leads_to_sqlite(
     line = refusal(settings)
     assert line.startswith(f"{name.upper()} is not read, and nothing else names a database")
     assert MEANT[name] in line
-    assert line.endswith("or APP_DATABASE_BACKEND=sqlite if SQLite is meant")
+    assert line.endswith("or set APP_DATABASE_BACKEND=sqlite if SQLite is meant")
     assert SECRET not in line
     assert "\n" not in line
 

@@ -26,7 +26,7 @@ _BACKENDS = {
     "database_postgres_name": "postgres",
     "database_sqlite_path": "sqlite",
 }
-_UNLESS_SQLITE = "or APP_DATABASE_BACKEND=sqlite if SQLite is meant"
+_UNLESS_SQLITE = "or set APP_DATABASE_BACKEND=sqlite if SQLite is meant"
 
 
 class NearMissGuard(VariableSource):
