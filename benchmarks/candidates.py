@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     | {"APP_DATABASE_READ_POOL_SIZE": "5", "APP_DATABASE_MAX_OVERFLOW": "10"},
     "pools-16": ALL_ON | {"APP_DATABASE_POOL_SIZE": "16", "APP_DATABASE_READ_POOL_SIZE": "16"},
     "pools-32": ALL_ON | {"APP_DATABASE_POOL_SIZE": "32", "APP_DATABASE_READ_POOL_SIZE": "32"},
+    "stock-pool": ALL_ON | {"PYTHONPATH": str(BASELINES.parent / "stock_pool")},
 }
 
 
