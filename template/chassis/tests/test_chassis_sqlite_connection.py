@@ -1,5 +1,6 @@
 """The connection that visits SQLite's thread once a statement: it answers as aiosqlite's does."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -7,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chassis_stock import threads_ended
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql import column, table, text
 
 from chassis.db import DatabaseSettings, create_database_engine
 from chassis.db.borrowed import CREATOR_ARGUMENT, may_use
-from chassis.db.sqlite.connection import FIRST_ROWS, open_connection
+from chassis.db.sqlite.connection import FIRST_ROWS, SQLiteConnection, open_connection
 
 pytestmark = pytest.mark.anyio
 
@@ -184,3 +186,25 @@ async def test_a_transaction_whose_begin_failed_begins_with_its_next_statement(
             await connection.rollback()
         assert other.execute("SELECT count(*) FROM part").fetchone() == (0,)
     await engine.dispose()
+
+
+async def test_a_connection_whose_opening_is_cancelled_is_closed(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+    open_file = SQLiteConnection._open
+
+    def open_and_note(connection: SQLiteConnection) -> sqlite3.Connection:
+        opened.append(open_file(connection))
+        return opened[-1]
+
+    monkeypatch.setattr(SQLiteConnection, "_open", open_and_note)
+    async with threads_ended():
+        opening = asyncio.create_task(open_connection(str(file), check_same_thread=False))
+        await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")

@@ -4,6 +4,7 @@ SQLAlchemy visits it four times: to open a cursor, execute, fetch and close. A v
 SQLite takes to find a row, and while others are served it waits for its turn twice.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,8 +33,19 @@ async def open_connection(database: str, **options: Any) -> "SQLiteConnection":
     maker = Thread(target=lambda: made.append(SQLiteConnection(database, **options)), daemon=True)
     maker.start()
     maker.join()
-    await made[0]
+    opening = asyncio.ensure_future(made[0])
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        # aiosqlite would forget the file that its thread opens meanwhile, and leave it open.
+        opening.add_done_callback(_close_unused)
+        raise
     return made[0]
+
+
+def _close_unused(opening: asyncio.Future[aiosqlite.Connection]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().stop()
 
 
 async def find_handle(driver: aiosqlite.Connection) -> "SQLiteHandle":
