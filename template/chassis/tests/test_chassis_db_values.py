@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from chassis_stock import only_on
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -22,7 +23,9 @@ from sqlalchemy import (
     Interval,
     MetaData,
     Numeric,
+    SmallInteger,
     String,
+    Text,
     Time,
     cast,
     func,
@@ -83,6 +86,11 @@ class Reading(Measure):
     colour: Mapped[Colour | None]
     shade: Mapped[str | None] = mapped_column(Enum("light", "dark", name="shade"))
     loose: Mapped[str | None] = mapped_column(Enum("a", "b", name="loose", native_enum=False))
+    rank: Mapped[int | None] = mapped_column(SmallInteger)
+    stock: Mapped[int | None]
+    distance: Mapped[int | None] = mapped_column(BigInteger)
+    code: Mapped[str | None] = mapped_column(String(5))
+    notes: Mapped[str | None] = mapped_column(Text)
 
 
 @pytest.fixture(autouse=True)
@@ -358,3 +366,69 @@ async def test_a_document_that_is_nested_too_deeply_is_refused(session: AsyncSes
     with pytest.raises(StatementError) as caught:
         await session.execute(insert(Reading).values(details=details))
     assert classify(caught.value) is Failure.INVALID
+
+
+@pytest.mark.parametrize(("name", "bits"), [("rank", 16), ("stock", 32), ("distance", 64)])
+async def test_an_integer_is_stored_up_to_its_bounds(
+    name: str, bits: int, session: AsyncSession
+) -> None:
+    column = Reading.metadata.tables["reading"].c[name]
+    highest = 2 ** (bits - 1) - 1
+    for number in (highest, -highest - 1, 0):
+        await store(session, **{name: number})
+        assert await session.scalar(select(column).where(column == number)) == number
+        await session.rollback()
+    for number in (highest + 1, -highest - 2):
+        for statement in (
+            insert(Reading).values({name: number}),
+            update(Reading).values({name: number}),
+            select(Reading.id).where(column == number),
+            select(Reading.id).where(column.in_([1, number])),
+        ):
+            await check_refused(session, statement)
+
+
+@pytest.mark.parametrize("name", ["name", "code", "notes"])
+async def test_a_nul_is_refused_in_a_text(name: str, session: AsyncSession) -> None:
+    column = Reading.metadata.tables["reading"].c[name]
+    for statement in (
+        insert(Reading).values({name: "a\x00"}),
+        update(Reading).values({name: "\x00"}),
+        select(Reading.id).where(column == "a\x00b"),
+        select(Reading.id).where(column.startswith("\x00")),
+    ):
+        await check_refused(session, statement)
+    await store(session, **{name: "\x01\x7f😀"})
+
+
+@pytest.mark.parametrize("number", ["10000000000", "-1e10", "9999999999.995", "1e300"])
+async def test_a_number_of_too_many_digits_is_refused(number: str, session: AsyncSession) -> None:
+    column = Reading.metadata.tables["reading"].c.price
+    for statement in (
+        insert(Reading).values(price=Decimal(number)),
+        update(Reading).values(price=Decimal(number)),
+        select(Reading.id).where(column < Decimal(number)),
+    ):
+        await check_refused(session, statement)
+    await store(session, price=Decimal("9999999999.99"))
+    await store(session, price=Decimal("-9999999999.99"))
+    await store(session, price=Decimal("9999999999.994"))
+
+
+async def test_a_text_that_is_too_long_is_refused_by_postgresql_alone(
+    session: AsyncSession,
+) -> None:
+    statement = insert(Reading).values(code="abcdef")
+    if session.get_bind().dialect.name == "sqlite":
+        await session.execute(statement)
+    else:
+        await check_refused(session, statement)
+    assert await session.scalar(select(func.count()).where(Reading.code == "abcdefg")) == 0
+
+
+async def check_refused(session: AsyncSession, statement: Any) -> None:
+    """Check that a statement fails by the fault of who sent its values."""
+    with pytest.raises((StatementError, InvalidValueError)) as caught:
+        await session.execute(statement)
+    assert classify(caught.value) is Failure.INVALID
+    await session.rollback()

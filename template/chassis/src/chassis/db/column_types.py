@@ -11,7 +11,20 @@ from decimal import Context, Decimal
 from typing import Any
 
 from sqlalchemy import Dialect
-from sqlalchemy.types import JSON, DateTime, Enum, Float, NullType, Numeric, Time, TypeEngine
+from sqlalchemy.types import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    NullType,
+    Numeric,
+    SmallInteger,
+    String,
+    Time,
+    TypeEngine,
+)
 
 from .errors import InvalidValueError, TimeZoneError
 
@@ -105,10 +118,11 @@ class NullableJSON(JSON):
 
 
 class ExactNumeric(Numeric[Any]):
-    """Refuses the numbers that SQLite would round: it stores a double."""
+    """Refuses numbers that SQLite would round, as it stores a double, and those above precision."""
 
     def bind_processor(self, dialect: Dialect) -> _Process:
         store: _Process = super().bind_processor(dialect)  # type: ignore[no-untyped-call]
+        limit = _find_limit(self.precision, self.scale)
 
         def process(value: Any) -> Any:
             if isinstance(value, Decimal) and not (
@@ -117,6 +131,8 @@ class ExactNumeric(Numeric[Any]):
                 raise InvalidValueError(
                     "SQLite holds 15 digits of a Numeric, and no NaN: count in integers"
                 )
+            if isinstance(value, Decimal | int | float) and (value >= limit or value <= -limit):
+                raise InvalidValueError(f"the column has {self.precision} digits")
             return value if store is None else store(value)
 
         return process
@@ -185,7 +201,51 @@ class UntypedValue(NullType):
 
 # What differs on PostgreSQL, and what differs on SQLite.
 POSTGRES_TYPES: tuple[type[TypeEngine[Any]], ...] = (ZonedDateTime, ZonedTime, NullableJSON)
-SQLITE_TYPES = (*POSTGRES_TYPES, ExactNumeric, FloatWithoutNaN, KnownEnum, UntypedValue)
+
+
+class BoundedSmallInteger(SmallInteger):
+    """Refuses what PostgreSQL's does not hold: each integer of SQLite has 64 bits."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        return _refuse_more_bits(16)
+
+
+class BoundedInteger(Integer):
+    """Refuses what PostgreSQL's does not hold."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        return _refuse_more_bits(32)
+
+
+class BoundedBigInteger(BigInteger):
+    """Refuses what no database holds."""
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        return _refuse_more_bits(64)
+
+
+class TextWithoutNUL(String):
+    """Refuses a NUL, as PostgreSQL does.
+
+    Its length is not checked: PostgreSQL takes a longer text in a condition, and a type can't tell
+    a condition from an INSERT.
+    """
+
+    def bind_processor(self, dialect: Dialect) -> _Process:
+        return _refuse_nul
+
+
+SQLITE_TYPES = (
+    *POSTGRES_TYPES,
+    ExactNumeric,
+    FloatWithoutNaN,
+    KnownEnum,
+    UntypedValue,
+    BoundedSmallInteger,
+    BoundedInteger,
+    BoundedBigInteger,
+    TextWithoutNUL,
+)
 
 
 def dump_json(value: Any) -> str:
@@ -202,3 +262,28 @@ def dump_json(value: Any) -> str:
 def _refuse_nan(value: object) -> None:
     if isinstance(value, float) and value != value:
         raise InvalidValueError("SQLite has no NaN")
+
+
+def _refuse_nul(value: Any) -> Any:
+    if isinstance(value, str) and "\0" in value:
+        raise InvalidValueError("a text of a database holds no NUL")
+    return value
+
+
+def _refuse_more_bits(bits: int) -> Callable[[Any], Any]:
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+    def check_integer(value: Any) -> Any:
+        if isinstance(value, int) and not lowest <= value <= highest:
+            raise InvalidValueError(f"the column is an integer of {bits} bits")
+        return value
+
+    return check_integer
+
+
+def _find_limit(precision: int | None, scale: int | None) -> Decimal:
+    """Return the least number that a Numeric, which rounds to its scale, has no digits for."""
+    if precision is None:
+        return Decimal("Infinity")
+    places = scale or 0
+    return Decimal(10) ** (precision - places) - Decimal(5).scaleb(-places - 1)
