@@ -317,13 +317,19 @@ async def test_a_document_that_no_database_reads_is_the_clients_fault(
         check(await client.post("/details", content=json.dumps(details)), 422)
 
 
+async def test_what_a_column_cannot_hold_is_the_clients_fault(settings: ChassisSettings) -> None:
+    async with serving(settings) as client:
+        check(await client.post("/items", json={"name": "a\x00b"}), 422)
+        check(await client.post("/items", json={"name": "bolt", "quantity": 2**31}), 422)
+        check(await client.post("/items", json={"name": "bolt", "quantity": -(2**31) - 1}), 422)
+        assert (await client.get("/items")).json() == 0
+
+
 async def test_what_postgresql_cannot_hold_is_the_clients_fault(
     settings: ChassisSettings,
 ) -> None:
     only_on("postgres", settings)
     async with serving(settings) as client:
-        check(await client.post("/items", json={"name": "a\x00b"}), 422)
-        check(await client.post("/items", json={"name": "bolt", "quantity": 2**31}), 422)
         check(await client.post("/details", json={"s": "\x00"}), 422)
         for expression in (
             "CAST('too long' AS varchar(3)) || repeat('x', 9)",
