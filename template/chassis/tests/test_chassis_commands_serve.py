@@ -24,6 +24,7 @@ from httpx2 import Client, TransportError
 from chassis import ChassisSettings
 from chassis.commands.listening import open_sockets
 from chassis.commands.serve import Server, run
+from chassis.db.errors import SessionPlanError
 
 # The default limit of a body.
 MEBIBYTE = 1024 * 1024
@@ -306,6 +307,15 @@ def test_a_start_that_fails_is_said_in_one_line(
     assert errors[0].getMessage().startswith("APP_DATABASE_SQLITE_PATH: ")
     assert errors[1].getMessage() == "Application startup failed. Exiting."
     assert [record.exc_info for record in errors] == [None, None]
+
+
+def test_a_route_that_cannot_be_planned_is_said_in_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Server(APP, ChassisSettings()).report(SessionPlanError("say Depends(…)"))
+    assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [
+        ("say Depends(…)", None)
+    ]
 
 
 def test_a_start_that_fails_in_the_workers_fails_the_service() -> None:

@@ -43,8 +43,7 @@ from chassis.db import (
     get_db_session,
     session_scope,
 )
-from chassis.db.errors import NestedWriteScopeError, UncommittedChangesWarning
-from chassis.db.request_sessions import SessionPlanError
+from chassis.db.errors import NestedWriteScopeError, SessionPlanError, UncommittedChangesWarning
 from chassis.db.statements import PROCESS_STATS
 
 ITEMS = Base.metadata.tables["item"]

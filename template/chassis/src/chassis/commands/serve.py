@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from starlette.types import ASGIApp
 
-from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError
+from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError, SessionPlanError
 from ..db.postgres.connection_budget import report_budget
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
@@ -166,7 +166,7 @@ class Server(uvicorn.Server):
         """Log why the start failed: in one line, or with a traceback if it is a bug."""
         kind = type(self._settings)
         match error:
-            case DatabaseUnavailableError() | DatabaseSettingsError():
+            case DatabaseUnavailableError() | DatabaseSettingsError() | SessionPlanError():
                 logger.error("%s", error)
             case SettingsError():
                 logger.error("%s", explain(error, kind))

@@ -6,7 +6,8 @@ Exception
 ├── InvalidValueError           a value that a column can't hold (also a ValueError)
 │   └── TimeZoneError           a datetime's time zone would be lost, or guessed
 ├── ReadOnlySessionError        a write through a read session
-└── NestedWriteScopeError       a second write scope that could never start
+├── NestedWriteScopeError       a second write scope that could never start
+└── SessionPlanError            a route that can't be served with one session
 Warning
 └── UncommittedChangesWarning   a handler ended without committing what it wrote
 """
@@ -56,6 +57,10 @@ class ReadOnlySessionError(Exception):
 
 class NestedWriteScopeError(Exception):
     """A task opened a second write scope on SQLite while it holds one: it would wait for itself."""
+
+
+class SessionPlanError(Exception):
+    """A route whose session can't be planned, and what to change in it."""
 
 
 class UncommittedChangesWarning(UserWarning):

@@ -10,16 +10,13 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
+from .errors import SessionPlanError
 from .route_dependencies import Dependency, find_dependencies, iter_routes
 from .session_guards import warn_of_uncommitted_changes
 from .sessions import ManagedSession, SessionPlan, Sessions
 from .statements import StatementStats
 
 Endpoint = Callable[..., Any]
-
-
-class SessionPlanError(Exception):
-    """A route whose session can't be planned, and what to change in it."""
 
 
 class SessionOwner(StatementStats):
