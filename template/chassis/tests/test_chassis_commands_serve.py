@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,16 +15,17 @@ from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from chassis_processes import answers, free_port, has_ipv6, run_sample, serving, until
+from fastapi import Depends, FastAPI
 from httpx2 import Client, TransportError
 
-from chassis import ChassisSettings
+from chassis import ChassisSettings, create_app
 from chassis.commands.listening import open_sockets
 from chassis.commands.serve import Server, run
-from chassis.db.errors import SessionPlanError
+from chassis.db import get_db_session
 
 # The default limit of a body.
 MEBIBYTE = 1024 * 1024
@@ -309,13 +310,28 @@ def test_a_start_that_fails_is_said_in_one_line(
     assert [record.exc_info for record in errors] == [None, None]
 
 
+def create_service_without_plan() -> FastAPI:
+    """Have a dependency that ends too late for its session."""
+
+    async def too_late(session: Annotated[object, Depends(get_db_session)]) -> AsyncIterator[None]:
+        yield
+
+    app = create_app(ChassisSettings(), package="sample")
+    app.add_api_route("/", lambda: None, dependencies=[Depends(too_late)])
+    return app
+
+
 def test_a_route_that_cannot_be_planned_is_said_in_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    Server(APP, ChassisSettings()).report(SessionPlanError("say Depends(…)"))
-    assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [
-        ("say Depends(…)", None)
-    ]
+    server = Server(
+        f"{__name__}:create_service_without_plan", ChassisSettings(server_port=free_port())
+    )
+    with pytest.raises(SystemExit):
+        server.run()
+    first, *_ = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert first.getMessage().startswith("too_late, a dependency of /, would go on")
+    assert first.exc_info is None
 
 
 def test_a_start_that_fails_in_the_workers_fails_the_service() -> None:
