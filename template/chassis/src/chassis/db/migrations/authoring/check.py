@@ -56,8 +56,7 @@ def check_migrations(
         raise DatabaseSettingsError(
             "APP_ALEMBIC_DATABASE_URL: only migrations of SQLite and PostgreSQL are checked"
         )
-    is_judged = engine in (None, configured)
-    _load_migrations(alembic_config(package, settings), is_judged=is_judged)
+    _load_migrations(alembic_config(package, settings), is_judged=engine in (None, configured))
     found: list[str] = []
     for backend in get_args(BackendName) if engine is None else (engine,):
         started = time.monotonic()

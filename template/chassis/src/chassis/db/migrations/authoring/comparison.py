@@ -201,14 +201,14 @@ class _TableComparison:
             for found in self._inspector.get_check_constraints(table.name, schema=table.schema)
         }
         new = {
-            _name_of(one).lower(): one
+            str(one.name).lower(): one
             for one in table.constraints
             if isinstance(one, CheckConstraint) and one.name is not None
         }
         for name in sorted(old.keys() | new.keys()):
             before, after = old.get(name), new.get(name)
             # One of an enum is the enum's own where PostgreSQL has a type for it.
-            shared = after is None or _name_of(after) in ddl
+            shared = after is None or str(after.name) in ddl
             if name in names and shared:
                 yield before, after
 
@@ -230,16 +230,12 @@ def _alter_default(column: Column[Any], old: str | None) -> AlterColumnOp:
     )
 
 
-def _name_of(constraint: CheckConstraint) -> str:
-    return str(constraint.name)
-
-
 def _create_check(table: Table, check: CheckConstraint) -> CreateCheckConstraintOp:
     """Build the step of text: an expression over the table's columns would attach itself to it."""
     sql = check.sqltext.compile(
         dialect=_POSTGRES, compile_kwargs={"literal_binds": True, "include_table": False}
     )
-    name = conv(_name_of(check))
+    name = conv(str(check.name))
     return CreateCheckConstraintOp(name, table.name, text(str(sql)), schema=table.schema)
 
 
