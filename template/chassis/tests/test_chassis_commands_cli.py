@@ -134,7 +134,7 @@ def test_a_services_own_command_ends_as_ours_do() -> None:
 def test_the_commands_of_the_checkout_say_what_they_need_without_one(command: str) -> None:
     result = invoke("chassis", command)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "run this in the service's checkout" in result.stderr
+    assert re.fullmatch(r"Error: .*run this in the service's checkout.*\n", result.stderr)
 
 
 @pytest.mark.parametrize("command", ["status", "diff"])

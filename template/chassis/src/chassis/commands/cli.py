@@ -78,6 +78,12 @@ class InvalidSettingsError(click.ClickException):
     exit_code = 2
 
 
+class NoCheckoutError(click.ClickException):
+    """The command needs the service's checkout; no matter of its options, so no usage is shown."""
+
+    exit_code = 2
+
+
 class ServiceGroup(click.Group):
     """Commands whose expected failures are one message and no traceback."""
 
@@ -210,7 +216,7 @@ def _run_template_status(command: str, answers_file: str | None) -> None:
     for folder in (here, *here.parents):
         if (script := folder / "chassis" / "tools" / "template_status.py").is_file():
             raise SystemExit(subprocess.run([sys.executable, script, *arguments]).returncode)
-    raise click.UsageError(
+    raise NoCheckoutError(
         "there is no chassis/tools/template_status.py here or above: run this in the service's "
         "checkout, with chassis/ where it was rendered (an image holds neither)"
     )
