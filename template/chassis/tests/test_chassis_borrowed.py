@@ -98,8 +98,6 @@ def test_only_one_module_names_what_is_private_to_other_packages() -> None:
         for file in SOURCE.rglob("*.py")
         if file != BORROWED
         for name in find_borrowed(file.read_text())
-        # Its own, set by name.
-        if "'_holder'" not in name
     }
     assert found == set()
 

@@ -6,7 +6,7 @@ SQLite takes to find a row, and while others are served it waits for its turn tw
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from threading import Thread
 from typing import Any, NamedTuple, Self
@@ -54,12 +54,14 @@ async def find_handle(driver: aiosqlite.Connection) -> "SQLiteHandle":
     return handle
 
 
-async def _visit(driver: aiosqlite.Connection, work: Callable[..., Any], *arguments: Any) -> Any:
+def _visit(
+    driver: aiosqlite.Connection, work: Callable[..., Any], *arguments: Any
+) -> Awaitable[Any]:
     """Call `work` with the handle, in its thread, and return what it returns.
 
     aiosqlite calls `execute(…).fetchall()` of the handle there, and has no other public way.
     """
-    return await driver.execute_fetchall(work, arguments)
+    return driver.execute_fetchall(work, arguments)
 
 
 class _Returned(NamedTuple):
@@ -170,10 +172,6 @@ class SQLiteConnection(aiosqlite.Connection):
         if self.in_transaction:
             await super().rollback()
 
-    async def visit(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Call `work` with the handle, in its thread, and return what it returns."""
-        return await _visit(self, work, *arguments)
-
     def _open(self) -> sqlite3.Connection:
         handle: SQLiteHandle = sqlite3.connect(**self._options)
         self.handle = handle
@@ -198,12 +196,14 @@ class Cursor:
 
     async def execute(self, statement: str, parameters: Any = ()) -> None:
         """Execute a statement and fetch its first rows."""
-        await self._connection.visit(self._run_here, sqlite3.Cursor.execute, statement, parameters)
+        await _visit(
+            self._connection, self._run_here, sqlite3.Cursor.execute, statement, parameters
+        )
 
     async def executemany(self, statement: str, parameters: Any) -> None:
         """Execute a statement with each of several sets of parameters."""
-        await self._connection.visit(
-            self._run_here, sqlite3.Cursor.executemany, statement, parameters
+        await _visit(
+            self._connection, self._run_here, sqlite3.Cursor.executemany, statement, parameters
         )
 
     async def fetchall(self) -> Sequence[Any]:
@@ -227,7 +227,7 @@ class Cursor:
     async def close(self) -> None:
         """Let go of rows that nobody asked for."""
         if self._open is not None:
-            await self._connection.visit(self.close_here)
+            await _visit(self._connection, self.close_here)
 
     def close_here(self, handle: SQLiteHandle | None = None) -> None:
         """Let go of the rows, in the connection's thread or while that has nothing to do."""
@@ -237,7 +237,7 @@ class Cursor:
             self._connection.handle.note_stream(self, is_open=False)
 
     async def _fetch(self, size: int) -> Sequence[Any]:
-        rows: Sequence[Any] = await self._connection.visit(self._fetch_here, size)
+        rows: Sequence[Any] = await _visit(self._connection, self._fetch_here, size)
         return rows
 
     def _run_here(
