@@ -29,30 +29,30 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 8000
+CORE = 8750
 ROOMS = (
-    Room("src/chassis", 450),
-    Room("src/chassis/http", 900),
-    Room("src/chassis/observe", 740),
-    Room("src/chassis/db", 1760),
-    Room("src/chassis/db/address", 1500),
-    Room("src/chassis/db/postgres", 690),
-    Room("src/chassis/db/sqlite", 520),
-    Room("src/chassis/commands", 1540),
+    Room("src/chassis", 520),
+    Room("src/chassis/http", 980),
+    Room("src/chassis/observe", 750),
+    Room("src/chassis/db", 2180),
+    Room("src/chassis/db/address", 1510),
+    Room("src/chassis/db/postgres", 660),
+    Room("src/chassis/db/sqlite", 640),
+    Room("src/chassis/commands", 1570),
     # These run when a service is deployed, tested or updated: no request waits for them.
-    Room("src/chassis/db/migrations", 1520, in_core=False),
+    Room("src/chassis/db/migrations", 1510, in_core=False),
     # And these on a developer's machine or in CI.
-    Room("src/chassis/db/migrations/authoring", 2290, in_core=False),
-    Room("src/chassis/testing", 450, in_core=False),
+    Room("src/chassis/db/migrations/authoring", 2300, in_core=False),
+    Room("src/chassis/testing", 440, in_core=False),
     Room("tools", 660, in_core=False),
     Room("docker", 30, in_core=False),
 )
 # Of the package: tools and the image have no part in these.
 LIMITS = {
-    "lines of the largest module": 312,
+    "lines of the largest module": 300,
     "lines of the longest function": 40,
     "lines of the median function": 8,
-    "modules in the longest chain of imports": 9,
+    "modules in the longest chain of imports": 8,
     "cycles of imports": 0,
 }
 
