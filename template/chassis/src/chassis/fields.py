@@ -53,10 +53,8 @@ def _refuse_bool_and_text(number: object) -> object:
 
 
 def _prepare_money(amount: object) -> object:
-    """Round a number to cents; refuse `true`, and a text such as 1e2 that `Decimal` would read."""
-    if isinstance(amount, bool) or (
-        isinstance(amount, str) and not re.fullmatch(_PLAIN_MONEY, amount)
-    ):
+    """Round a number to cents; refuse a text such as 1e2 or 1_000, which `Decimal` would read."""
+    if isinstance(amount, str) and not re.fullmatch(_PLAIN_MONEY, amount):
         raise ValueError("an amount is digits with at most two decimals, such as 12.50")
     return round(amount, 2) if isinstance(amount, float) and 0 < amount < MAX_MONEY else amount
 
