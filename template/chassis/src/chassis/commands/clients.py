@@ -99,13 +99,16 @@ class Clients:
                 self._report()
 
     def _close_idle_client(self) -> bool:
-        """Close a connection that never asked, else one between requests, if there is one."""
-        idle = [client for client in self._open if client.idle_seconds]
-        spare = next((client for client in idle if not client.has_asked), None)
-        if spare is None and not idle:
+        """Make room: close an idle connection, best one that has sent no request so far.
+
+        Return whether one was idle.
+        """
+        idle = [client for client in self._open if client.is_idle]
+        if not idle:
             return False
+        unused = (client for client in idle if not client.has_asked)
         self._made_room += 1
-        self._close(spare or idle[0])
+        self._close(next(unused, idle[0]))
         return True
 
     def _close(self, client: "Client") -> None:
@@ -141,6 +144,11 @@ class Client(asyncio.Protocol):
         self._below: Transport | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_heard = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it was seen without a request, at the last look."""
+        return self.idle_seconds > 0
 
     @property
     def is_busy(self) -> bool:

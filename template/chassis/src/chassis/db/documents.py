@@ -26,7 +26,7 @@ def track_documents(mapper: Mapper[Any], model: type[Any]) -> None:
     for key in keys:
         _track_assigned(getattr(model, key), key)
     if keys:
-        _track_loaded(model, keys)
+        _listen_for_documents(model, keys)
 
 
 def _report_after(change: Callable[..., Any]) -> Any:
@@ -167,20 +167,22 @@ def _track_assigned(attribute: Any, key: str) -> None:
             raise InvalidValueError(f"{key} is nested too deeply to be stored") from None
 
 
-def _track_loaded(model: type[Any], keys: Sequence[str]) -> None:
+def _listen_for_documents(model: type[Any], document_keys: Sequence[str]) -> None:
+    """Let a model's documents notice changes inside them after a load, a refresh, an unpickle."""
+
     def track_loaded(state: InstanceState[Any], *_: Any) -> None:
         values = state.dict
-        for key in keys:
+        for key in document_keys:
             value = values.get(key)
             if isinstance(value, _CONTAINERS) and not _is_tracked(value, state, key):
                 values[key] = _track(value, _Owner(state, key))
 
     def pickle_documents(state: InstanceState[Any], pickled: dict[str, Any]) -> None:
-        documents = {key: state.dict[key] for key in keys if key in state.dict}
+        documents = {key: state.dict[key] for key in document_keys if key in state.dict}
         pickled.setdefault(_PICKLED, {}).update(documents)
 
     def track_unpickled(state: InstanceState[Any], pickled: dict[str, Any]) -> None:
-        for key in keys:
+        for key in document_keys:
             owner = getattr(pickled.get(_PICKLED, {}).get(key), "_owner", None)
             if isinstance(owner, _Owner):
                 owner.state, owner.key = state, key

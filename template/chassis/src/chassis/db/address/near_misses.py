@@ -19,7 +19,12 @@ _NAMES_OF_URLS = re.compile(
     r"|APP_(?:DATABASE|DB|PG|POSTGRES(?:QL)?|SQL|SQLALCHEMY(?:_DATABASE)?)_?(?:URL|URI|DSN)"
 )
 # Each of these fields chooses a database.
-_CHOICES = {"database_url", "database_platform_url", "database_backend", "database_sqlite_path"}
+_DATABASE_CHOICES = {
+    "database_url",
+    "database_platform_url",
+    "database_backend",
+    "database_sqlite_path",
+}
 # Fields that name a database, and the backend that reads them.
 _BACKENDS = {
     "database_postgres_host": "postgres",
@@ -36,8 +41,8 @@ class NearMissGuard(VariableSource):
     """
 
     def __call__(self) -> dict[str, Any]:
-        """Look at what the sources before this one have found, and at what they have not read."""
-        if self.current_state.keys() & _CHOICES:
+        """Set nothing; raise SettingsError if an unread variable seems to name the database."""
+        if self.current_state.keys() & _DATABASE_CHOICES:
             return {}
         if self.current_state.get("database_postgres_password_file"):
             raise SettingsError(
