@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING
 
 from .address.settings import DatabaseSettings
-from .base import Base
+from .base import NAMING_CONVENTION, POSTGRES_NAMES, Base
 from .engines import create_database_engine, create_read_engine
 from .errors import DatabaseUnavailableError, ReadOnlySessionError
 from .request_sessions import DbReadSession, DbSession, get_db_read_session, get_db_session
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .migrations.environment import run_migrations
 
 __all__ = [
+    "NAMING_CONVENTION",
+    "POSTGRES_NAMES",
     "Base",
     "DatabaseSettings",
     "DatabaseUnavailableError",

@@ -73,6 +73,7 @@ _ADVICE = {
     "search_path": _SEARCH_PATH,
     "service": "write host, port, user and database into the URL",
     "socketTimeout": _STATEMENT_TIMEOUT,
+    "socket_timeout": _STATEMENT_TIMEOUT,
     "sslaccept": "write sslmode=verify-full with sslrootcert, or sslmode=require",
     "sslcertmode": "give sslcert and sslkey, or neither",
     "sslcompression": "compression in TLS is unsafe; remove it",
