@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from uv import find_uv_bin
 
+from tests.service import TEMPORARY
+
 CHASSIS = Path(__file__).parents[1] / "template" / "chassis"
 OF_THE_POOL = ["db_pool", "db_streams", "http_health"]
 OF_THE_DATABASE = [*OF_THE_POOL, "db_engines", "db_transaction", "sqlite_connection", "migrations"]
@@ -31,10 +33,11 @@ def run_tests(subjects: list[str], *options: str, without: str) -> str:
     """Run tests of the chassis without some names; return what pytest says at the end."""
     files = [f"tests/test_chassis_{subject}.py" for subject in subjects]
     command = [find_uv_bin(), "run", "--quiet", "--all-extras", "pytest", "-q", "-n0"]
+    variables = {name: value for name, value in os.environ.items() if name != TEMPORARY}
     ended = subprocess.run(
         [*command, "-p", "chassis_without", *options, *files],
         cwd=CHASSIS,
-        env=os.environ | {"CHASSIS_WITHOUT": without, "PYTHONPATH": "tests"},
+        env=variables | {"CHASSIS_WITHOUT": without, "PYTHONPATH": "tests"},
         capture_output=True,
         text=True,
         check=False,

@@ -38,6 +38,8 @@ def migrating(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         cwd=folder,
         env=os.environ | {"RUN_DB_MIGRATIONS": "true"},
         start_new_session=True,
+        # Who runs the tests in the background may ignore some, and a shell can't trap those.
+        preexec_fn=heed_signals,
     ) as process:
         try:
             until_exists(folder / "running")
@@ -45,6 +47,11 @@ def migrating(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def heed_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def until_exists(path: Path) -> None:

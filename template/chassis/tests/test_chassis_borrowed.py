@@ -5,6 +5,7 @@ import asyncio
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -134,10 +135,10 @@ def is_foreign(kind: type) -> bool:
 
 
 def test_no_class_replaces_what_is_private_to_its_parent() -> None:
-    modules = pkgutil.walk_packages(chassis.__path__, "chassis.")
-    found = [
-        name for module in modules for name in find_replaced(importlib.import_module(module.name))
-    ]
+    found: list[str] = []
+    for module in pkgutil.walk_packages(chassis.__path__, "chassis."):
+        with suppress(ModuleNotFoundError):  # It needs a package of an extra.
+            found += find_replaced(importlib.import_module(module.name))
     assert found == []
 
 

@@ -1,0 +1,1 @@
+"""Pages of the guide that are run, each in a process of its own."""
