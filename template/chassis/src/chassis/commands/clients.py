@@ -235,8 +235,9 @@ class Transport:
             self._headers = data
             self._call_soon(self.flush)
         elif self._headers:
-            self._headers += data
-            self.flush()
+            headers, self._headers = self._headers, b""
+            if not self._transport.is_closing():
+                self._transport.writelines((headers, data))
         elif not self._transport.is_closing():
             self._transport.write(data)
 
