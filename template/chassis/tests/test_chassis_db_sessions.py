@@ -3,7 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -729,6 +729,31 @@ def add_routes_of(router: APIRouter, *dependencies: Any) -> None:
 async def after_the_response(session: PlainSession) -> AsyncIterator[AsyncSession]:
     """Go on when the session is closed."""
     yield session
+
+
+@wraps(after_the_response)
+def wrapped(session: PlainSession) -> AsyncIterator[AsyncSession]:
+    """Call what goes on."""
+    return after_the_response(session)
+
+
+class Afterwards:
+    """What goes on is the method of an object."""
+
+    async def __call__(self, session: PlainSession) -> AsyncIterator[AsyncSession]:
+        yield session
+
+
+@pytest.mark.parametrize("dependency", [wrapped, Afterwards()], ids=["wrapped", "an object"])
+async def test_whatever_goes_on_after_the_response_stops_the_start(
+    settings: ChassisSettings, dependency: Callable[..., AsyncIterator[AsyncSession]]
+) -> None:
+    late = APIRouter()
+    add_routes_of(late, Annotated[AsyncSession, Depends(dependency)])
+    app = create_stock(settings, late)
+    with pytest.raises(SessionPlanError, match='scope="function"'):
+        async with app.router.lifespan_context(app):
+            pass
 
 
 class Unhashable:

@@ -22,8 +22,13 @@ class Dependency(NamedTuple):
     @property
     def ends_with_request(self) -> bool:
         """Return whether it has code after a `yield`, which runs after the response."""
-        is_generator = inspect.isgeneratorfunction(self.call)
-        is_generator = is_generator or inspect.isasyncgenfunction(self.call)
+        call = inspect.unwrap(self.call)
+        # An object is called by its class's method.
+        functions = (call, type(call).__call__)
+        is_generator = any(
+            inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
+            for each in functions
+        )
         return is_generator and self.scope != "function"
 
 
