@@ -8,7 +8,8 @@ import pytest
 
 from tests.repository import ROOT
 
-PAGES = sorted(file for file in Path(__file__).parent.glob("pages/*.py") if file.stem != "__init__")
+FOLDER = Path(__file__).parent / "pages"
+PAGES = sorted({*FOLDER.glob("[!_]*.py")} - {FOLDER / "conftest.py"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda file: file.stem)

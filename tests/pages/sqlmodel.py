@@ -2,31 +2,16 @@
 
 import asyncio
 import importlib
-from collections.abc import Iterator
 
-import pytest
 from chassis import ChassisSettings, create_app
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
-from tests.model_table import lint, open_databases
-from tests.models.pages import write_page
+from tests.model_table import lint
 from tests.models.trial import ENGINES, Databases, Package
 from tests.repository import ROOT
 
 PAGE = ROOT / "template/chassis/docs/sqlmodel.md"
-
-
-@pytest.fixture(scope="module")
-def databases() -> Iterator[Databases]:
-    with open_databases() as databases:
-        yield databases
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Package]:
-    with write_page(PAGE, tmp_path_factory.mktemp("service")) as package:
-        yield package
 
 
 def test_the_page_has_every_file(package: Package) -> None:
