@@ -225,6 +225,16 @@ SHAPES = (
         f"DATABASE_URL=postgresql://other/other\n{URL}",
         warns="DATABASE_URL in .env is not read; name it APP_DATABASE_URL",
     ),
+    refused(
+        "DATABASE_URL in .env alone",
+        "DATABASE_URL=postgresql://other/other",
+        "DATABASE_URL in .env is not read, and nothing else names a database: name it APP_DATABA",
+    ),
+    refused(
+        "a host and a password without a backend",
+        "APP_DATABASE_POSTGRES_HOST=db\nAPP_DATABASE_POSTGRES_PASSWORD=pa55",
+        "APP_DATABASE_POSTGRES_HOST is not read without APP_DATABASE_BACKEND=postgres",
+    ),
     Shape(
         "a name that is none",
         f"{URL}\nAPP_GREETNG=a",

@@ -35,7 +35,7 @@ ROOMS = (
     Room("src/chassis/http", 980),
     Room("src/chassis/observe", 750),
     Room("src/chassis/db", 2180),
-    Room("src/chassis/db/address", 1510),
+    Room("src/chassis/db/address", 1520),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 640),
     Room("src/chassis/commands", 1570),

@@ -72,13 +72,28 @@ def test_a_variable_that_was_meant_for_the_database_never_leads_to_sqlite(
 
 
 @pytest.mark.parametrize("place", ["the environment", ".env"])
-def test_a_password_file_needs_the_backend_that_reads_it(
-    place: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("field", ["HOST", "PORT", "NAME", "PASSWORD", "PASSWORD_FILE", "SSLMODE"])
+def test_a_field_of_a_server_needs_the_backend_that_reads_it(
+    field: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(place, PASSWORD_FILE, "/run/secrets/password", monkeypatch)
-    assert refusal(DatabaseSettings).startswith(
-        f"{PASSWORD_FILE} is not read without APP_DATABASE_BACKEND=postgres: set it, "
+    name = f"APP_DATABASE_POSTGRES_{field}"
+    write(place, name, SECRET, monkeypatch)
+    line = refusal(DatabaseSettings)
+    assert line.startswith(f"{name} is not read without APP_DATABASE_BACKEND=postgres: set it, ")
+    assert SECRET not in line
+
+
+def test_a_platforms_variable_in_dotenv_never_leads_to_sqlite(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(".env", "DATABASE_URL", f"postgresql://app:{SECRET}@db/shop", monkeypatch)
+    line = refusal(DatabaseSettings)
+    assert line == (
+        "DATABASE_URL in .env is not read, and nothing else names a database: name it "
+        "APP_DATABASE_URL, or set APP_DATABASE_BACKEND=sqlite if SQLite is meant"
     )
+    monkeypatch.setenv("DATABASE_URL", "postgresql://other/shop")
+    assert DatabaseSettings().database_target.masked == "postgresql://other:5432/shop"
 
 
 @pytest.mark.parametrize("choice", CHOICES)

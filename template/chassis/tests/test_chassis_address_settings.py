@@ -54,7 +54,6 @@ def refusal(variables: Mapping[str, str]) -> ValidationError:
             BACKEND,
         ),
         ({PASSWORD: "pw", PLATFORM: "postgres://p/p"}, "postgresql://p:5432/p", PLATFORM),
-        ({PASSWORD: "pw"}, "sqlite:///data/app.db", SQLITE),
         ({URL: "postgres://u/u", PLATFORM: "postgres://p/p"}, "postgresql://u:5432/u", URL),
         ({URL: "sqlite:///u.db", BACKEND: "postgres"}, "sqlite:///u.db", URL),
         ({URL: "postgres://u/u", BACKEND: "sqlite", SQLITE: "x"}, "postgresql://u:5432/u", URL),
@@ -110,10 +109,8 @@ def test_the_environment_beats_dotenv_and_dotenv_beats_secret_files() -> None:
     assert from_environment(shell).database_target.masked == "sqlite:///shell.db"
 
 
-def test_a_platforms_url_counts_in_the_environment_only() -> None:
-    Path(".env").write_text(f"{PLATFORM}=postgres://dotenv/app\n")
+def test_a_platforms_url_is_not_read_from_a_file() -> None:
     write_secret("database_url", "postgres://secret/app")
-
     assert from_environment({}).database_target.masked == "sqlite:///data/app.db"
 
 
@@ -315,7 +312,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 @pytest.mark.parametrize(
     ("variables", "warned"),
     [
-        ({PASSWORD: SECRET, HOST: "db"}, True),
+        ({PASSWORD: SECRET, HOST: "db", SQLITE: "app.db"}, True),
         ({HOST: "db", URL: "sqlite:///app.db"}, True),
         ({HOST: "db", BACKEND: "sqlite"}, False),
         ({HOST: "db", PASSWORD: SECRET, BACKEND: "postgres"}, False),

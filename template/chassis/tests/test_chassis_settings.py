@@ -211,7 +211,9 @@ def test_known_variables_are_no_warning(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_platforms_variable_in_dotenv_is_named() -> None:
-    Path(".env").write_text(f"DATABASE_URL=postgres://{MARKED}\nPORT=9001\n")
+    Path(".env").write_text(
+        f"DATABASE_URL=postgres://{MARKED}\nPORT=9001\nAPP_DATABASE_SQLITE_PATH=data/app.db\n"
+    )
     assert list(find_warnings(Settings)) == [
         "DATABASE_URL in .env is not read; name it APP_DATABASE_URL",
         "PORT in .env is not read; name it APP_SERVER_PORT",

@@ -74,7 +74,7 @@ def source_of(settings: DatabaseSettings, field: str) -> str:
     names = set(variables_of(kind, field))
     if names & read_environment(kind).keys():
         return "environment"
-    if names & read_dotenv_texts(kind).keys():
+    if field not in kind.platform_variables and names & read_dotenv_texts(kind).keys():
         return ".env"
     if names & read_secret_files(kind, folder).keys():
         return f"a file in {folder}"

@@ -1,13 +1,13 @@
 """Variables that nothing reads although somebody meant them for the database."""
 
 import re
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from pydantic_settings import SettingsError
 
-from .sources import VariableSource, storable_variables
+from .sources import VariableSource, known_variables, storable_variables
 
 if TYPE_CHECKING:
     from .urls import DatabaseTarget
@@ -44,16 +44,18 @@ class NearMissGuard(VariableSource):
         """Set nothing; raise SettingsError if an unread variable seems to name the database."""
         if self.current_state.keys() & _DATABASE_CHOICES:
             return {}
-        if self.current_state.get("database_postgres_password_file"):
+        if of_postgres := _select_postgres_fields(self.current_state):
             raise SettingsError(
-                "APP_DATABASE_POSTGRES_PASSWORD_FILE is not read without "
+                f"APP_{of_postgres[0].upper()} is not read without "
                 f"APP_DATABASE_BACKEND=postgres: set it, {_UNLESS_SQLITE}"
             )
         known = storable_variables(self.settings_cls)
         for name in sorted(self.texts.keys() - known):
             if _is_meant_for_database(name, known):
+                # A platform's variable is read from the environment only.
+                place = " in .env" if name in known_variables(self.settings_cls) else ""
                 raise SettingsError(
-                    f"{name} is not read, and nothing else names a database: "
+                    f"{name}{place} is not read, and nothing else names a database: "
                     f"{suggest(name, known) or f'set {_URL}'}, {_UNLESS_SQLITE}"
                 )
         return {}
@@ -73,7 +75,7 @@ def suggest(name: str, known: Collection[str]) -> str | None:
 
 def find_unread_fields(given: Set[str], target: "DatabaseTarget") -> Iterator[str]:
     """Yield a warning for each of the given fields that belongs to another database."""
-    of_postgres = sorted(name for name in given if name.startswith("database_postgres_"))
+    of_postgres = _select_postgres_fields(given)
     if of_postgres and "database_backend" not in given and target.backend == "sqlite":
         first = f"APP_{of_postgres[0].upper()}"
         yield f"{first} is not read without APP_DATABASE_BACKEND=postgres"
@@ -88,6 +90,10 @@ def find_unread_fields(given: Set[str], target: "DatabaseTarget") -> Iterator[st
                 f"APP_{name.upper()} is not read, because DATABASE_URL is set; "
                 f"set APP_DATABASE_BACKEND={_BACKENDS[name]} to use it"
             )
+
+
+def _select_postgres_fields(given: Iterable[str]) -> list[str]:
+    return sorted(name for name in given if name.startswith("database_postgres_"))
 
 
 def _is_meant_for_database(name: str, known: Collection[str]) -> bool:

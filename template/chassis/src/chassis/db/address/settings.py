@@ -275,10 +275,12 @@ class DatabaseSettings(BaseSettings):
         # What Settings(_env_file=…) names.
         files = getattr(library["dotenv_settings"], "env_file", ())
         dotenv = read_dotenv_texts(settings_cls, files)
+        platforms = cls.platform_variables.values()
+        stored = {name: text for name, text in dotenv.items() if name not in platforms}
         return (
             init_settings,
             VariableSource(settings_cls, environment),
-            VariableSource(settings_cls, dotenv),
+            VariableSource(settings_cls, stored),
             SecretFiles(settings_cls),
             SecretStore(settings_cls),
             NearMissGuard(settings_cls, dotenv | environment),

@@ -78,15 +78,14 @@ def read_environment(settings: SettingsClass) -> Texts:
 def read_dotenv_texts(settings: SettingsClass, files: Any = ()) -> Texts:
     """Return what `.env` sets, by names in capitals; the last of several assignments counts.
 
-    `files` are those of `Settings(_env_file=…)`; none are `.env`, and None reads nothing. Raise
-    SettingsError for what read_dotenv refuses, and for typographic quotation marks.
+    `files` are those of `Settings(_env_file=…)`; none are `.env`, and None reads nothing. What a
+    platform sets is among them, though it is not read. Raise SettingsError for what read_dotenv
+    refuses, and for typographic quotation marks.
     """
     named = [files] if isinstance(files, str | os.PathLike) else files
     paths = [] if named is None else [*named] or [DOTENV]
     assignments = [one for path in paths for one in read_dotenv(Path(path))]
-    platforms = _platform_variables(settings).values()
-    given = _clean_texts(settings, {one.name: one.text for one in assignments})
-    texts = {name: text for name, text in given if name not in platforms}
+    texts = dict(_clean_texts(settings, {one.name: one.text for one in assignments}))
     _refuse_quotes(settings, texts, TYPOGRAPHIC_QUOTES, " in .env")
     return texts
 
