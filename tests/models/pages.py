@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.models.trial import Package, write_package
 
-FILE = re.compile(r"^`((?:models|routers)/\w+\.py)`[^\n]*:\n\n```python\n(.*?)^```", re.M | re.S)
+FILE = re.compile(r"^`((?:\w+/)?\w+\.py)`[^\n]*:\n\n```python\n(.*?)^```", re.M | re.S)
 
 
 @contextmanager

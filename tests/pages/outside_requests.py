@@ -1,0 +1,100 @@
+"""The guide's page of work outside requests: its own text runs, on both engines."""
+
+import asyncio
+import importlib
+import json
+import re
+from typing import Any
+
+import pytest
+from chassis import ChassisSettings, create_app
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+from starlette.types import Message
+
+from tests.model_table import lint
+from tests.models.trial import ENGINES, Databases, Package
+from tests.repository import ROOT
+
+PAGE = ROOT / "template/chassis/docs/outside_requests.md"
+ROUTERS = ("exports", "sending", "watching")
+# The write pool of SQLite has one connection anyway.
+HASTY: dict[str, Any] = {"database_pool_size": 1, "database_pool_timeout": 0.1}
+SETTINGS = "from chassis import ChassisSettings as Settings\n"
+
+
+def test_every_block_of_the_page_is_run(package: Package) -> None:
+    blocks = re.findall(r"^ *```(\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    modules = {"sender.py", "import_parcels.py", *(f"routers/{name}.py" for name in ROUTERS)}
+    files = {"models/__init__.py", "models/parcel.py", *modules}
+    assert blocks == ["python"] * len(files)
+    for name in files:
+        lint((package.folder / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_page_makes_a_service_on_both_engines(
+    package: Package, databases: Databases, engine: str
+) -> None:
+    settings = databases.create(engine)
+    if not (package.versions / "parcels_parcels.py").exists():
+        lint(package.generate(settings, "parcels"))
+    package.upgrade(settings)
+    assert package.drift(settings) == ""
+    fields = settings.model_dump(exclude_unset=True)
+    asyncio.run(use_service(package, ChassisSettings(**fields, **HASTY)))
+
+
+async def use_service(package: Package, settings: ChassisSettings) -> None:
+    """Import parcels by the script, then meet each part of the page."""
+    (package.folder / "settings.py").write_text(SETTINGS, encoding="utf-8")
+    addresses = ["Elm Street", "Oak Lane", "Ash Road"]
+    await load(package, "import_parcels").import_parcels(settings, addresses)
+    routers = [load(package, f"routers.{name}").router for name in ROUTERS]
+    app = create_app(settings, package=package.name, routers=routers)
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=ASGITransport(app=app), base_url="http://localhost") as http,
+    ):
+        lines = [json.loads(line) for line in (await http.get("/parcels/export")).text.splitlines()]
+        assert [line["address"] for line in lines] == addresses
+        assert await ask(app, "how many?", "and now?") == ["3", "3"]
+        await send_while_the_database_is_busy(app, http)
+        assert (await http.post("/parcels/4/send")).status_code == 404
+        assert await ask(app, "how many?") == ["2"]
+        async with load(package, "sender").lifespan(app):
+            while await ask(app, "how many?") != ["0"]:
+                await asyncio.sleep(0.01)
+
+
+async def send_while_the_database_is_busy(app: FastAPI, http: AsyncClient) -> None:
+    """Send a parcel in the background while no connection is free for longer than it waits."""
+    async with app.state.sessions.write.kw["bind"].connect():
+        answer = asyncio.create_task(http.post("/parcels/2/send"))
+        await asyncio.sleep(0.3)
+        # The client of this test waits for what a server does after the answer.
+        assert not answer.done()
+    assert (await answer).status_code == 202
+
+
+async def ask(app: FastAPI, *messages: str) -> list[str]:
+    """Send messages to the websocket and return its answers."""
+    received: list[Message] = [{"type": "websocket.connect"}]
+    received += [{"type": "websocket.receive", "text": message} for message in messages]
+    received.append({"type": "websocket.disconnect", "code": 1000})
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return received.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/parcels/waiting", "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    return [message["text"] for message in sent[1:]]
+
+
+def load(package: Package, name: str) -> Any:
+    """Import a module of the page."""
+    return importlib.import_module(f"{package.name}.{name}")
