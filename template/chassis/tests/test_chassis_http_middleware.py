@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, BackgroundTasks, Request, WebSocket
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import text
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from chassis import ChassisSettings, create_app
+from chassis import ChassisSettings, create_app, request_id
 from chassis.db import DbReadSession
 from chassis.http.request import RequestRecord, outgoing_headers
 
@@ -72,6 +72,24 @@ async def outgoing() -> dict[str, str]:
     return outgoing_headers()
 
 
+SEEN_AFTERWARDS: list[str | None] = []
+
+
+@router.websocket("/id")
+async def send_id(websocket: WebSocket) -> None:
+    """Send the id of the handshake."""
+    await websocket.accept()
+    await websocket.send_json(request_id())
+    await websocket.close()
+
+
+@router.get("/id")
+async def tell_id(tasks: BackgroundTasks) -> str | None:
+    """Read the id, and once more after the answer."""
+    tasks.add_task(lambda: SEEN_AFTERWARDS.append(request_id()))
+    return request_id()
+
+
 @router.get("/bug")
 async def bug() -> None:
     """Have a bug."""
@@ -115,6 +133,35 @@ async def test_ids_are_passed_on(settings: ChassisSettings, header: str) -> None
     sent = {header: "abc-1", "traceparent": TRACEPARENT}
     async with client_of(settings, http_request_id_header=header) as client:
         assert (await client.get("/outgoing", headers=sent)).json() == sent
+
+
+async def test_a_websocket_has_the_id_of_its_handshake(settings: ChassisSettings) -> None:
+    app = create_app(settings, package="sample", routers=[router])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"x-request-id", b"abc-1")]
+    scope = {"type": "websocket", "path": "/id", "query_string": b"", "headers": headers}
+    await app(scope, receive, send)
+    assert sent[1]["text"] == '"abc-1"'
+
+
+async def test_the_id_is_a_value_in_a_handler_and_in_what_it_leaves_to_do(
+    settings: ChassisSettings,
+) -> None:
+    async with client_of(settings) as client:
+        answer = await client.get("/id", headers={"X-Request-ID": "abc-1"})
+    assert answer.json() == "abc-1"
+    assert SEEN_AFTERWARDS.pop() == "abc-1"
+
+
+def test_there_is_no_id_where_no_request_is_served() -> None:
+    assert request_id() is None
 
 
 @pytest.mark.parametrize("path", ["/bug", "/nowhere"])

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .commands.cli import create_cli
     from .http.health import add_readiness_check
     from .http.problems import problem_responses
-    from .http.request import outgoing_headers
+    from .http.request import outgoing_headers, request_id
     from .settings import ChassisSettings
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "create_cli",
     "outgoing_headers",
     "problem_responses",
+    "request_id",
 ]
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _MODULES = {
     "create_cli": "commands.cli",
     "outgoing_headers": "http.request",
     "problem_responses": "http.problems",
+    "request_id": "http.request",
 }
 
 

@@ -104,15 +104,13 @@ class RequestMiddleware:
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = scope["chassis"] = RequestRecord(scope, self.id_header)
         headers = read_headers(scope)
+        if self._makes_id:
+            record.accept_id(headers.get(self._id_header) if self._trusts_id else None)
+        current_stats.set(record)
         if has_ambiguous_host(scope, headers) or not self._is_host_allowed(scope, headers):
             await send({"type": "websocket.close", "code": 1008})
             return
-        failed = True
-        try:
-            await self.app(scope, receive, send)
-            failed = False
-        finally:
-            await record.close_session(failed=failed)
+        await self.app(scope, receive, send)
         del scope["chassis"]
 
     def _begin_record(self, scope: Scope, headers: dict[bytes, bytes]) -> RequestRecord:

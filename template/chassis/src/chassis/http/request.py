@@ -120,6 +120,12 @@ def current_request() -> RequestRecord | None:
     return current if isinstance(current, RequestRecord) else None
 
 
+def request_id() -> str | None:
+    """Return the id of the request that is served here, as its log lines have it, if any is."""
+    request = current_request()
+    return None if request is None else request.request_id
+
+
 def outgoing_headers() -> dict[str, str]:
     """Return the headers that make a call to another service part of the request served here."""
     request = current_request()
