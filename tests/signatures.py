@@ -21,6 +21,8 @@ def describe(name: str, thing: object) -> Iterator[str]:
     elif get_origin(thing) is Annotated:
         base, *marks = get_args(thing)
         yield f"{name}: type {write_type(base)}, {', '.join(map(_describe_mark, marks))}"
+    elif isinstance(get_origin(thing), type):
+        yield f"{name}: type {write_type(thing)}"
     elif callable(thing):
         yield f"{name}: {_find_kind(thing)} -> {write_type(_signature(thing).return_annotation)}"
         if not _is_fixture(thing):

@@ -29,12 +29,12 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 8750
+CORE = 8830
 ROOMS = (
     Room("src/chassis", 520),
     Room("src/chassis/http", 980),
     Room("src/chassis/observe", 750),
-    Room("src/chassis/db", 2180),
+    Room("src/chassis/db", 2250),
     Room("src/chassis/db/address", 1520),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 640),

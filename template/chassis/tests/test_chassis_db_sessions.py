@@ -22,7 +22,7 @@ from chassis_stock import (
     started,
     threads_ended,
 )
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Security, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Security
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import Response, StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
@@ -798,13 +798,10 @@ async def test_a_dependency_is_found_however_it_is_written(settings: ChassisSett
         Annotated[Any, Security(as_a_default)],
     )
 
-    @router.websocket("/socket")
-    async def socket(websocket: WebSocket, writing: Annotated[Writing, Depends()]) -> None: ...
-
     app = create_stock(settings, router)
     async with started(app):
         plans = app.state.sessions.plans
-        assert [plan.writes for plan in plans.values()] == [True] * 8
+        assert [plan.writes for plan in plans.values()] == [True] * 7
 
 
 async def written_in_text(session: "PlainSession") -> "OnlyForATypeChecker":  # type: ignore[name-defined]  # noqa: F821
@@ -866,33 +863,6 @@ async def test_a_handler_that_opens_a_second_write_scope_is_told_at_once_on_sqli
     app = create_stock(settings, router)
     async with started(app) as client:
         assert "pass the session" in (await client.post("/")).json()
-
-
-async def test_a_websocket_has_a_session(settings: ChassisSettings, session: AsyncSession) -> None:
-    await add_item(session)
-    router = APIRouter()
-
-    @router.websocket("/")
-    async def count(websocket: WebSocket, session: DbSession) -> None:
-        await websocket.accept()
-        await websocket.send_json(await count_items(session))
-        await websocket.close()
-
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    app = create_stock(settings, router)
-    scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b""}
-    async with started(app):
-        await app(scope, receive, send)
-        assert checked_out(*engines(app)) == 0
-
-    assert [message.get("text") for message in sent] == [None, "1", None]
 
 
 Write = Callable[[AsyncSession, Item], Awaitable[object]]

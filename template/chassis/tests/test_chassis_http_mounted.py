@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Message
 
 from chassis import ChassisSettings
-from chassis.db import DbReadSession, DbSession
+from chassis.db import DbReadSession, DbSession, DbSessions, session_scope
 from chassis.http.problems import MEDIA_TYPE
 
 PLACES = ("/app", "/app/inner", "/router", "/plain/app")
@@ -84,9 +84,10 @@ def routes() -> APIRouter:
         return str(request.scope["chassis"].name)
 
     @router.websocket("/count")
-    async def count_for_websocket(websocket: WebSocket, session: DbSession) -> None:
+    async def count_for_websocket(websocket: WebSocket, sessions: DbSessions) -> None:
         await websocket.accept()
-        await websocket.send_json(await session.scalar(select(func.count(Item.id))))
+        async with session_scope(sessions.read) as session:
+            await websocket.send_json(await session.scalar(select(func.count(Item.id))))
         await websocket.close()
 
     return router
@@ -187,7 +188,7 @@ async def test_its_routes_are_named_with_the_path_that_leads_there(
     assert name == f"GET {place.removeprefix('/router')}/route"
 
 
-async def test_a_websocket_in_it_has_a_session(settings: ChassisSettings) -> None:
+async def test_a_websocket_in_it_has_the_services_sessions(settings: ChassisSettings) -> None:
     app, sent = create_building(settings), list[Message]()
 
     async def receive() -> Message:

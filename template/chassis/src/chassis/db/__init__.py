@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING
 from .address.settings import DatabaseSettings
 from .base import NAMING_CONVENTION, POSTGRES_NAMES, Base
 from .engines import create_database_engine, create_read_engine
-from .errors import DatabaseUnavailableError, ReadOnlySessionError
-from .request_sessions import DbReadSession, DbSession, get_db_read_session, get_db_session
-from .session_factories import create_session_factory
-from .sessions import session_scope
+from .errors import DatabaseUnavailableError, ReadOnlySessionError, is_transient
+from .request_sessions import (
+    DbReadSession,
+    DbSession,
+    DbSessions,
+    get_db_read_session,
+    get_db_session,
+)
+from .session_factories import create_session_factory, open_sessions
+from .sessions import SessionFactory, Sessions, session_scope
 from .transaction import run_transaction
 
 if TYPE_CHECKING:
@@ -25,12 +31,17 @@ __all__ = [
     "DatabaseUnavailableError",
     "DbReadSession",
     "DbSession",
+    "DbSessions",
     "ReadOnlySessionError",
+    "SessionFactory",
+    "Sessions",
     "create_database_engine",
     "create_read_engine",
     "create_session_factory",
     "get_db_read_session",
     "get_db_session",
+    "is_transient",
+    "open_sessions",
     "run_migrations",
     "run_transaction",
     "session_scope",

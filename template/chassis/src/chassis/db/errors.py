@@ -2,6 +2,7 @@
 
 Exception
 ├── DatabaseUnavailableError    it can't be reached, or can't serve now
+│   └── ReplacedFileError       the SQLite file is another one since it was opened
 ├── DatabaseSettingsError       a setting must be put right first (also a ValueError)
 ├── InvalidValueError           a value that a column can't hold (also a ValueError)
 │   └── TimeZoneError           a datetime's time zone would be lost, or guessed
@@ -26,6 +27,10 @@ from sqlalchemy.orm.exc import StaleDataError
 
 class DatabaseUnavailableError(Exception):
     """The database can't be reached, or answered that it can't serve now."""
+
+
+class ReplacedFileError(DatabaseUnavailableError):
+    """The SQLite file was deleted or replaced while it was open: only a restart helps."""
 
 
 class DatabaseSettingsError(ValueError):
@@ -101,6 +106,7 @@ _SQLSTATES = {
     READ_ONLY_TRANSACTION: Failure.READ_ONLY,
     "40001": Failure.UNAVAILABLE,  # serialization_failure
     "40P01": Failure.UNAVAILABLE,  # deadlock_detected
+    "53100": Failure.UNAVAILABLE,  # disk_full
     "53300": Failure.UNAVAILABLE,  # too_many_connections
     "55P03": Failure.UNAVAILABLE,  # lock_not_available
     "57014": Failure.TIMEOUT,  # query_canceled
@@ -133,6 +139,8 @@ _VALUE_ERRORS = (OverflowError, UnicodeEncodeError, InvalidValueError)
 
 # invalid_authorization_specification, invalid_catalog_name: no other server and no waiting helps.
 PERMANENT_SQLSTATES = ("28", "3D")
+# Damaged, or no database: writing to such a file makes it worse.
+BROKEN_FILE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def classify(error: BaseException) -> Failure | None:
@@ -150,6 +158,16 @@ def classify(error: BaseException) -> Failure | None:
     if error.connection_invalidated:
         return Failure.UNAVAILABLE
     return _classify_sqlstate(sqlstate(error)) or _classify_sqlite_name(error.orig)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether the same work may succeed if it is done again later.
+
+    True for all that a request is answered with 503 for, except for what waiting can't cure: a
+    refused password, a missing database, a SQLite file that is broken or was replaced.
+    """
+    causes = _iterate_causes(error)
+    return classify(error) is Failure.UNAVAILABLE and not any(map(_is_permanent, causes))
 
 
 def find_invalid_value(error: BaseException) -> Exception | None:
@@ -209,10 +227,16 @@ def _classify_sqlite_name(error: BaseException | None) -> Failure | None:
     return _SQLITE_NAMES.get(name) or _find_by_prefix(name, _SQLITE_FAMILIES)
 
 
+def _is_permanent(error: BaseException) -> bool:
+    code = getattr(error, "sqlstate", None) or ""
+    is_broken = sqlite_error_name(error).startswith(BROKEN_FILE)
+    return is_broken or code.startswith(PERMANENT_SQLSTATES) or isinstance(error, ReplacedFileError)
+
+
 def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__
+        error = getattr(error, "orig", None) or error.__cause__
 
 
 def _find_by_prefix(code: str, families: dict[str, Failure]) -> Failure | None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from .address.settings import DatabaseSettings
 from .engines import create_probe_engine
 from .errors import (
+    BROKEN_FILE,
     SQLITE_FILE_FAILURES,
     DatabaseUnavailableError,
     describe_error,
@@ -28,8 +29,6 @@ PROBE_TIMEOUT_SECONDS = 2.0
 SHARED_FOR_SECONDS = 1.0
 
 _WRITABLE_BYTES = 1024 * 1024
-# Writing to such a file makes it worse.
-_BROKEN_FILE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 class DatabaseProbe:
@@ -82,7 +81,7 @@ class DatabaseProbe:
             logger.warning("the database does not answer: %s", describe_error(error))
             logger.debug("the error of the readiness probe", exc_info=True)
             return "the database does not answer"
-        if self._file_failure is not None and not self._file_failure.endswith(_BROKEN_FILE):
+        if self._file_failure is not None and not self._file_failure.endswith(BROKEN_FILE):
             await self._try_to_write()
         return state.reason or self._file_failure
 

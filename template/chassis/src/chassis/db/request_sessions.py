@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends
+from fastapi.routing import RouteContext
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import Scope
 
 from .errors import SessionPlanError
@@ -55,6 +56,9 @@ class SessionOwner(StatementStats):
     def _plan_late(self, sessions: Sessions, endpoint: Endpoint) -> SessionPlan:
         """Plan all routes again: one was added after the start."""
         sessions.plans.update(plan_routes(self.app.routes))
+        if self.scope["type"] == "websocket":
+            handler = Dependency(endpoint, None, None).name
+            raise SessionPlanError(f"the websocket of {handler} {_WEBSOCKET_ADVICE}")
         return sessions.plans.setdefault(endpoint, SessionPlan(writes=False))
 
 
@@ -70,9 +74,17 @@ async def get_db_read_session(connection: HTTPConnection) -> AsyncSession:
     return owner.open_session(connection.scope["endpoint"], writes=False)
 
 
+async def get_sessions(connection: HTTPConnection) -> Sessions:
+    """Return the service's factories, for sessions that outlive the request or repeat its work."""
+    owner: SessionOwner = connection.scope["chassis"]
+    sessions: Sessions = owner.app.state.sessions
+    return sessions
+
+
 # The scope makes FastAPI refuse a dependency whose code after its `yield` would use it too late.
 DbSession = Annotated[AsyncSession, Depends(get_db_session, scope="function")]
 DbReadSession = Annotated[AsyncSession, Depends(get_db_read_session, scope="function")]
+DbSessions = Annotated[Sessions, Depends(get_sessions)]
 
 
 def plan_routes(routes: Sequence[BaseRoute]) -> dict[Endpoint, SessionPlan]:
@@ -84,7 +96,7 @@ def plan_routes(routes: Sequence[BaseRoute]) -> dict[Endpoint, SessionPlan]:
     for context in iter_routes(routes):
         needs = [each for each in find_dependencies(context) if each.call in _OPENERS]
         if needs and context.endpoint is not None:
-            _check_route(context.path, context.endpoint, needs)
+            _check_route(context, context.endpoint, needs)
             writes = any(each.call is get_db_session for each in needs)
             known = plans.get(context.endpoint)
             plans[context.endpoint] = SessionPlan(writes or (known is not None and known.writes))
@@ -92,18 +104,34 @@ def plan_routes(routes: Sequence[BaseRoute]) -> dict[Endpoint, SessionPlan]:
 
 
 _OPENERS = (get_db_session, get_db_read_session)
+_WEBSOCKET_ADVICE = (
+    "takes a session, which would hold a connection for as long as the socket is open: take "
+    "DbSessions, and open session_scope(sessions.read), or (sessions.write), for each message"
+)
 
 
-def _check_route(path: str | None, endpoint: Endpoint, needs: list[Dependency]) -> None:
+def _check_route(context: RouteContext, endpoint: Endpoint, needs: list[Dependency]) -> None:
+    if isinstance(context.original_route, WebSocketRoute):
+        socket = f"the websocket {context.path}"
+        raise SessionPlanError(f"{_name_taker(needs[0], socket)} {_WEBSOCKET_ADVICE}")
     if getattr(endpoint, "__hash__", None) is None:
         raise SessionPlanError(
-            f"the handler of {path} has no hash, so that its session can't be planned: make it a "
-            "function"
+            f"the handler of {context.path} has no hash, so that its session can't be planned: "
+            "make it a function"
         )
-    for parent in (each.parent for each in needs):
-        if parent is not None and parent.ends_with_request:
-            name = getattr(parent.call, "__name__", parent.call)
+    for need in needs:
+        taker = need.parent or Dependency(endpoint, None, None)
+        if taker.ends_with_request:
+            advice = f'say Depends({taker.name}, scope="function")'
+            if need.parent is None:
+                advice = "take DbSessions, and open session_scope(sessions.read)"
+            name = _name_taker(need, context.path)
             raise SessionPlanError(
-                f"{name}, a dependency of {path}, would go on after its `yield` when the response "
-                f'was sent and its session is closed: say Depends({name}, scope="function")'
+                f"{name} would go on after its `yield` when the response was sent and its session "
+                f"is closed: {advice}"
             )
+
+
+def _name_taker(need: Dependency, route: str | None) -> str | None:
+    """Name what takes a session for a route: the route itself, or a dependency of it."""
+    return route if need.parent is None else f"{need.parent.name}, a dependency of {route},"

@@ -20,6 +20,12 @@ class Dependency(NamedTuple):
     parent: "Dependency | None"
 
     @property
+    def name(self) -> str:
+        """What it is called by in messages."""
+        name: str = getattr(self.call, "__name__", repr(self.call))
+        return name
+
+    @property
     def ends_with_request(self) -> bool:
         """Return whether it has code after a `yield`, which runs after the response."""
         call = inspect.unwrap(self.call)

@@ -27,11 +27,16 @@ class SessionPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class Sessions:
-    """The two factories of an application's sessions, and the plans of its routes' handlers."""
+    """The two factories: `session_scope(sessions.write)` and `session_scope(sessions.read)`.
+
+    An application keeps the plans of its routes' handlers with its own.
+    """
 
     write: SessionFactory
     read: SessionFactory
-    plans: dict[Callable[..., Any], SessionPlan] = field(default_factory=dict, repr=False)
+    plans: dict[Callable[..., Any], SessionPlan] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @property
     def engines(self) -> dict[str, Engine]:

@@ -13,7 +13,8 @@ from .sessions import SessionFactory, session_scope
 
 T = TypeVar("T")
 
-# serialization_failure and deadlock_detected: nothing was done, and the next try may succeed.
+# serialization_failure and deadlock_detected: nothing was done, and the next try may succeed at
+# once. Of what else is transient, a timeout has waited, and a lost COMMIT may have been done.
 RETRYABLE_SQLSTATES = ("40001", "40P01")
 _PAUSE_SECONDS = 0.01
 
@@ -27,9 +28,9 @@ async def run_transaction(
 ) -> T:
     """Run `work` in a session of its own, commit, return its result; at most `attempts` times.
 
-    It runs again after a serialization failure or a deadlock, so it must do nothing besides the
-    database that can't be done twice. `serializable` asks PostgreSQL for that isolation level;
-    SQLite has no other. Raise what the last try raised.
+    It runs again after a serialization failure or a deadlock, so it must neither commit nor do
+    anything besides the database that can't be done twice. `serializable` asks PostgreSQL for that
+    isolation level; SQLite has no other. Raise what the last try raised.
     """
     attempt = 1
     while True:

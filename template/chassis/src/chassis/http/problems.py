@@ -46,8 +46,8 @@ RETRY_AFTER_SECONDS = 1
 CLOSE = {"Connection": "close"}
 
 _SESSION_IS_CLOSED = (
-    "it used its session after it had ended with the handler: a stream or a background task opens "
-    "one of its own, session_scope(request.app.state.sessions.read)"
+    "it used its session after it had ended with the handler: a stream or a background task takes "
+    "DbSessions and opens one of its own, session_scope(sessions.read)"
 )
 
 _REGISTERED_STATUSES = frozenset(HTTPStatus)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, pool, text
-from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy.exc import DatabaseError
 
 from ..address.settings import DatabaseSettings
 from ..address.urls import DatabaseTarget
@@ -20,7 +20,7 @@ from ..engines import (
     set_sqlite_pragmas,
     uses_pgbouncer,
 )
-from ..errors import PERMANENT_SQLSTATES, DatabaseSettingsError, DatabaseUnavailableError
+from ..errors import DatabaseSettingsError, DatabaseUnavailableError, is_transient
 from ..postgres.connect import connection_error, fetch_password_on_connect, is_refusal_by_pooler
 from ..postgres.options import ENCODING_ADVICE, encoding_warning, psycopg_arguments
 from ..sqlite.files import prepare_folder
@@ -49,7 +49,7 @@ def wait_for_database(settings: DatabaseSettings) -> None:
             _connect_once(settings)
             return
         except DatabaseUnavailableError as error:
-            if _is_permanent(error) or time.monotonic() + pause > deadline:
+            if not is_transient(error) or time.monotonic() + pause > deadline:
                 raise
             logger.info("waiting for the database: %s", error)
         time.sleep(pause)
@@ -166,11 +166,3 @@ def refuse_noticed_pooler(*pair: Connection) -> None:
     seen = [tuple(one.scalar(ask) for one in pair) for _ in range(3)]
     if len({pid for row in seen for pid in row}) != 2 or len(set(seen)) != 1:
         raise DatabaseSettingsError(_POOLER_REFUSAL)
-
-
-def _is_permanent(error: DatabaseUnavailableError) -> bool:
-    cause = error.__cause__
-    driver = cause.orig if isinstance(cause, DBAPIError) else cause
-    code: str = getattr(driver, "sqlstate", None) or ""
-    name: str = getattr(driver, "sqlite_errorname", None) or ""
-    return code.startswith(PERMANENT_SQLSTATES) or name == "SQLITE_NOTADB"

@@ -10,7 +10,7 @@ from sqlalchemy.engine.interfaces import ExceptionContext
 from ..errors import (
     SQLITE_FILE_FAILURES,
     DatabaseSettingsError,
-    DatabaseUnavailableError,
+    ReplacedFileError,
     sqlite_error_name,
 )
 
@@ -44,7 +44,7 @@ def refuse_replaced_file(engine: Engine, file: Path) -> None:
 
     def check_file(*_: object) -> None:
         if opened is not None and _identify(file) != opened:
-            raise DatabaseUnavailableError(
+            raise ReplacedFileError(
                 f"the SQLite file {file} was deleted or replaced while it was open: stop the "
                 "service, put the right file there, without -wal and -shm, and start it again"
             )
