@@ -285,6 +285,26 @@ def test_a_missing_service_is_named(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*define the fixture `service` in tests/conftest.py*"])
 
 
+def test_a_setting_without_a_default_is_named_with_the_place_of_its_value(
+    shelf: pytest.Pytester,
+) -> None:
+    settings = "class Settings(ChassisSettings):\n    api_token: str\n\n\n@pytest"
+    shelf.makeconftest(
+        CONFTEST.replace("=ChassisSettings", "=Settings").replace("@pytest", settings)
+    )
+    shelf.makepyfile("def test_it(client): ...")
+
+    result = shelf.runpytest_subprocess()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "tests have no value for api_token: write "
+            "Service(*settings=partial(Settings, api_token=*)) in tests/conftest.py"
+        ]
+    )
+
+
 @pytest.mark.parametrize("choice", ["mysql", "sqlite:///data/app.db", "postgres.example.com"])
 def test_another_choice_of_database_is_refused(pytester: pytest.Pytester, choice: str) -> None:
     result = pytester.runpytest_inprocess("--database", choice)

@@ -29,7 +29,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient, Request
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -59,7 +59,8 @@ __all__ = [
 class Service(Generic[SettingsT]):
     """Name a service to the test kit.
 
-    `settings` is the class, or a function with its arguments that fills in required fields.
+    `settings` is the class, or where it has fields without a default, a function that has values
+    for them: `partial(Settings, api_token="for-tests")`.
     """
 
     create: Callable[[SettingsT], FastAPI]
@@ -83,7 +84,7 @@ def project_root(pytestconfig: pytest.Config) -> Path:
 def settings(service: Service[Any], _migrated_databases: Databases) -> Iterator[Any]:
     """Yield the service's settings, on a migrated database of the test's own."""
     with _migrated_databases.migrated() as url:
-        yield service.settings(database_url=url, secrets_dir=NO_SECRETS_DIR)
+        yield _make_settings(service, url)
 
 
 @pytest.fixture
@@ -211,10 +212,25 @@ def _migrated_databases(service: Service[Any], _databases: Databases) -> Iterato
     from ..db.migrations.upgrade import upgrade
 
     def migrate(url: str) -> None:
-        upgrade(service.package, service.settings(database_url=url, secrets_dir=NO_SECRETS_DIR))
+        upgrade(service.package, _make_settings(service, url))
 
     with _databases.prepared(migrate):
         yield _databases
+
+
+def _make_settings(service: Service[SettingsT], url: str) -> SettingsT:
+    try:
+        return service.settings(database_url=url, secrets_dir=NO_SECRETS_DIR)
+    except ValidationError as error:
+        missing = [str(one["loc"][0]) for one in error.errors() if one["type"] == "missing"]
+        if not missing:
+            raise
+        values = ", ".join(f"{name}=…" for name in missing)
+        pytest.fail(
+            f"tests have no value for {', '.join(missing)}: write "
+            f"Service(…, settings=partial(Settings, {values})) in tests/conftest.py",
+            pytrace=False,
+        )
 
 
 @pytest.fixture
