@@ -29,7 +29,7 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 8830
+CORE = 8970
 ROOMS = (
     Room("src/chassis", 520),
     Room("src/chassis/http", 980),
@@ -38,12 +38,12 @@ ROOMS = (
     Room("src/chassis/db/address", 1520),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 640),
-    Room("src/chassis/commands", 1570),
+    Room("src/chassis/commands", 1710),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1510, in_core=False),
     # And these on a developer's machine or in CI.
     Room("src/chassis/db/migrations/authoring", 2300, in_core=False),
-    Room("src/chassis/testing", 440, in_core=False),
+    Room("src/chassis/testing", 450, in_core=False),
     Room("tools", 660, in_core=False),
     Room("docker", 30, in_core=False),
 )

@@ -22,8 +22,8 @@ FOLDERS = (Path(__file__).parent, Path(chassis.__file__).parents[1])
 def run_sample(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        _command(*arguments),
-        env=_environment(variables),
+        command_of_sample(*arguments),
+        env=environment_of_sample(variables),
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
@@ -54,8 +54,8 @@ def serving(*arguments: str, folder: Path = FOLDERS[0], **variables: str) -> Ite
         log.open("wb") as output,
         Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client,
         subprocess.Popen(
-            _command(*arguments, "--port", str(port)),
-            env=_environment(variables, folder),
+            command_of_sample(*arguments, "--port", str(port)),
+            env=environment_of_sample(variables, folder),
             stdout=output,
             stderr=output,
         ) as process,
@@ -103,10 +103,12 @@ def has_ipv6() -> bool:
     return True
 
 
-def _command(*arguments: str) -> list[str]:
+def command_of_sample(*arguments: str) -> list[str]:
+    """Return the command line."""
     return [sys.executable, "-m", "chassis_sample", *arguments]
 
 
-def _environment(variables: dict[str, str], folder: Path = FOLDERS[0]) -> dict[str, str]:
+def environment_of_sample(variables: dict[str, str], folder: Path = FOLDERS[0]) -> dict[str, str]:
+    """Return the environment that finds the sample, whatever is installed."""
     folders = os.pathsep.join(str(one) for one in (folder, *FOLDERS))
     return {**os.environ, "PYTHONPATH": folders, **variables}

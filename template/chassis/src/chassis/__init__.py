@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .app import create_app
     from .commands.cli import create_cli
+    from .commands.own_commands import pass_settings
     from .http.health import add_readiness_check
     from .http.problems import problem_responses
     from .http.request import outgoing_headers, request_id
@@ -21,6 +22,7 @@ __all__ = [
     "create_app",
     "create_cli",
     "outgoing_headers",
+    "pass_settings",
     "problem_responses",
     "request_id",
 ]
@@ -33,13 +35,15 @@ _MODULES = {
     "create_app": "app",
     "create_cli": "commands.cli",
     "outgoing_headers": "http.request",
+    "pass_settings": "commands.own_commands",
     "problem_responses": "http.problems",
     "request_id": "http.request",
 }
 
+if not TYPE_CHECKING:  # or a name that is not there would be right for mypy
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        return value

@@ -1,26 +1,34 @@
-"""The commands of a service: serve, dev, migrate, doctor and chassis."""
+"""The commands of a service: serve, dev, migrate, doctor and chassis, and those it adds."""
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib.metadata import entry_points
+from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import TypeVar
 
 import click
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
+from sqlalchemy.exc import SQLAlchemyError
 
 from .. import __version__
 from ..db.address.settings import DatabaseSettings
 from ..db.address.urls import BackendName
-from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError
+from ..db.errors import (
+    DatabaseSettingsError,
+    DatabaseUnavailableError,
+    Failure,
+    classify,
+    describe_error,
+)
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from .migrate import check_service, migrate_service
-from .variables import explain, find_warnings
-
-SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
+from .service import (
+    InvalidSettingsError,
+    ServiceReference,
+    load_settings,
+    print_warnings,
+    read_settings,
+)
 
 host_option = click.option("--host", help="Address to listen on, else APP_SERVER_HOST.")
 port_option = click.option(
@@ -59,25 +67,6 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
     return group
 
 
-@dataclass(frozen=True)
-class ServiceReference:
-    """The service that the commands run: its factory, and the class of its settings."""
-
-    app: str
-    settings: type[ChassisSettings]
-
-    @property
-    def package(self) -> str:
-        """The name of the service's package, such as `my_service`."""
-        return self.app.partition(":")[0].partition(".")[0]
-
-
-class InvalidSettingsError(click.ClickException):
-    """The settings are wrong; the same exit code as for wrong options."""
-
-    exit_code = 2
-
-
 class NoCheckoutError(click.ClickException):
     """The command needs the service's checkout; no matter of its options, so no usage is shown."""
 
@@ -87,6 +76,18 @@ class NoCheckoutError(click.ClickException):
 class ServiceGroup(click.Group):
     """Commands whose expected failures are one message and no traceback."""
 
+    # A group within is one, too.
+    group_class = type
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command. Raise TypeError for a name that is taken, and for a bare `async def`."""
+        name = name or cmd.name or ""
+        if name in self.commands:
+            raise TypeError(f"there is a command {name} already: choose another name")
+        if iscoroutinefunction(cmd.callback):
+            raise TypeError(f"{name} is `async def`: write @pass_settings above it, which runs it")
+        super().add_command(cmd, name)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command that was asked for."""
         try:
@@ -95,6 +96,11 @@ class ServiceGroup(click.Group):
             raise InvalidSettingsError(str(error)) from error
         except DatabaseUnavailableError as error:
             raise click.ClickException(str(error)) from error
+        except SQLAlchemyError as error:
+            if classify(error) not in (Failure.UNAVAILABLE, Failure.TIMEOUT):
+                raise
+            message = f"the database can't do this now: {describe_error(error)}"
+            raise click.ClickException(message) from error
 
 
 @click.command()
@@ -112,7 +118,7 @@ def serve(
     service: ServiceReference, host: str | None, port: int | None, workers: int | None, reload: bool
 ) -> None:
     """Serve HTTP requests."""
-    settings = _load_settings(service, server_host=host, server_port=port, server_workers=workers)
+    settings = load_settings(service, server_host=host, server_port=port, server_workers=workers)
     _run_server(service, settings, reload=reload)
 
 
@@ -122,8 +128,8 @@ def serve(
 @click.pass_obj
 def dev(service: ServiceReference, host: str | None, port: int | None) -> None:
     """Migrate, then serve and restart when the code changes."""
-    settings = _load_settings(service, server_host=host, server_port=port)
-    migrate_service(service.package, _read_settings(DatabaseSettings), wait=False)
+    settings = load_settings(service, server_host=host, server_port=port)
+    migrate_service(service.package, read_settings(DatabaseSettings), wait=False)
     _run_server(service, settings, reload=True)
 
 
@@ -149,9 +155,9 @@ def migrate(service: ServiceReference, wait: bool, check: bool, engine: BackendN
     """Bring the database's schema up to date."""
     if engine and not check:
         raise click.UsageError("--engine is for --check: write migrate --check --engine …")
-    _print_warnings(service)
+    print_warnings(service)
     configure_logging(LogOptions())
-    settings = _read_settings(DatabaseSettings)
+    settings = read_settings(DatabaseSettings)
     if check:
         check_service(service.package, settings, engine, wait=wait)
     else:
@@ -168,19 +174,10 @@ def doctor(service: ServiceReference, as_json: bool) -> None:
     """
     from .doctor import examine
 
-    report = examine(_read_settings(service.settings), service.package)
+    report = examine(read_settings(service.settings), service.package)
     click.echo(report.as_json() if as_json else report.as_text())
     if not report.healthy:
         raise SystemExit(1)
-
-
-def _load_settings(service: ServiceReference, **options: str | int | None) -> ChassisSettings:
-    """Read the settings, which options of the command overrule, and begin to log."""
-    _print_warnings(service)
-    settings = _read_settings(service.settings)
-    configure_logging(LogOptions.from_settings(settings))
-    given = {name: value for name, value in options.items() if value is not None}
-    return settings.model_copy(update=given)
 
 
 @click.group()
@@ -220,22 +217,6 @@ def _run_template_status(command: str, answers_file: str | None) -> None:
         "there is no chassis/tools/template_status.py here or above: run this in the service's "
         "checkout, with chassis/ where it was rendered (an image holds neither)"
     )
-
-
-def _print_warnings(service: ServiceReference) -> None:
-    try:
-        warnings = list(find_warnings(service.settings))
-    except SettingsError as error:
-        raise InvalidSettingsError(explain(error, service.settings)) from None
-    for warning in warnings:
-        click.echo(f"Warning: {warning}", err=True)
-
-
-def _read_settings(settings: type[SettingsT]) -> SettingsT:
-    try:
-        return settings()
-    except (ValidationError, SettingsError) as error:
-        raise InvalidSettingsError(explain(error, settings)) from None
 
 
 def _run_server(service: ServiceReference, settings: ChassisSettings, *, reload: bool) -> None:

@@ -21,7 +21,7 @@ def migrate_service(package: str, settings: DatabaseSettings, *, wait: bool) -> 
     """Upgrade the database to the head. Raises click.ClickException if it can't be."""
     from ..db.migrations.upgrade import upgrade
 
-    _describe_database(settings, wait=wait)
+    _prepare_database(settings, wait=wait)
     with _explain_command_errors():
         upgrade(package, settings)
     logger.info("the database's schema is up to date")
@@ -33,18 +33,23 @@ def check_service(
     """Check the migrations on scratch databases. Raises click.ClickException for what is wrong."""
     from ..db.migrations.authoring.check import check_migrations
 
-    _describe_database(settings, wait=wait)
+    _prepare_database(settings, wait=wait)
     with _explain_command_errors():
         check_migrations(package, settings, engine=engine, start_server=_find_server_starter())
     logger.info("the migrations are in order")
 
 
-def _describe_database(settings: DatabaseSettings, *, wait: bool) -> None:
-    from ..db.migrations.connect import wait_for_database
-
+def log_database(settings: DatabaseSettings) -> None:
+    """Log which database the settings name, and what is doubtful about them."""
     logger.info(settings.describe_database())
     for warning in settings.database_warnings:
         logger.warning(warning)
+
+
+def _prepare_database(settings: DatabaseSettings, *, wait: bool) -> None:
+    from ..db.migrations.connect import wait_for_database
+
+    log_database(settings)
     if wait:
         wait_for_database(settings)
 

@@ -47,10 +47,11 @@ __all__ = [
     "session_scope",
 ]
 
+if not TYPE_CHECKING:  # or a name that is not there would be right for mypy
 
-def __getattr__(name: str) -> object:
-    if name != "run_migrations":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .migrations.environment import run_migrations
+    def __getattr__(name: str) -> object:
+        if name != "run_migrations":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .migrations.environment import run_migrations
 
-    return run_migrations
+        return run_migrations

@@ -1,0 +1,61 @@
+"""The service that a command runs for: its factory, and its settings as a command reads them."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import click
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from ..db.address.settings import DatabaseSettings
+from ..observe.logs import LogOptions, configure_logging
+from ..settings import ChassisSettings
+from .variables import explain, find_warnings
+
+SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
+
+
+@dataclass(frozen=True)
+class ServiceReference:
+    """The service that the commands run: its factory, and the class of its settings."""
+
+    app: str
+    settings: type[ChassisSettings]
+
+    @property
+    def package(self) -> str:
+        """The name of the service's package, such as `my_service`."""
+        return self.app.partition(":")[0].partition(".")[0]
+
+
+class InvalidSettingsError(click.ClickException):
+    """The settings are wrong; the same exit code as for wrong options."""
+
+    exit_code = 2
+
+
+def load_settings(service: ServiceReference, **options: str | int | None) -> ChassisSettings:
+    """Read the settings, which options of the command overrule, and begin to log."""
+    print_warnings(service)
+    settings = read_settings(service.settings)
+    configure_logging(LogOptions.from_settings(settings))
+    given = {name: value for name, value in options.items() if value is not None}
+    return settings.model_copy(update=given)
+
+
+def read_settings(settings: type[SettingsT]) -> SettingsT:
+    """Read the settings of a class. Raise InvalidSettingsError if a value is wrong or missing."""
+    try:
+        return settings()
+    except (ValidationError, SettingsError) as error:
+        raise InvalidSettingsError(explain(error, settings)) from None
+
+
+def print_warnings(service: ServiceReference) -> None:
+    """Print a warning for each variable that is not read as it seems to be."""
+    try:
+        warnings = list(find_warnings(service.settings))
+    except SettingsError as error:
+        raise InvalidSettingsError(explain(error, service.settings)) from None
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)

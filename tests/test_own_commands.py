@@ -1,0 +1,79 @@
+"""The guide's page of commands and settings of one's own: a service that has its text."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Render
+from tests.postgres import Postgres
+from tests.pythons import RUNNING, find_python
+from tests.repository import ROOT
+from tests.service import Service
+
+PAGE = (ROOT / "template/chassis/docs/commands.md").read_text(encoding="utf-8")
+FILE = re.compile(r"^`((?:src|tests)/[\w/]+\.py)`[^\n]*:\n\n```python\n(.*?)^```", re.M | re.S)
+TOKEN = "s3cret-token"
+MISSING = "APP_API_TOKEN: must be set, it has no default"
+
+
+@pytest.fixture(scope="module")
+def installed(rendered: Render, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """A render with the files of the page."""
+    folder = tmp_path_factory.mktemp("commands") / "service"
+    shutil.copytree(rendered(), folder)
+    files = dict(FILE.findall(PAGE))
+    assert len(files) == len(re.findall("^ *```", PAGE, re.M)) / 2
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return Service(folder, find_python(RUNNING)).install()
+
+
+@pytest.fixture
+def service(installed: Service, tmp_path: Path) -> Service:
+    """The service with a SQLite file of the test's own, and no token."""
+    return installed.with_environment(APP_DATABASE_SQLITE_PATH=str(tmp_path / "app.db"))
+
+
+def test_it_is_formatted_linted_and_typed(service: Service) -> None:
+    for check in (["ruff", "format", "--check"], ["ruff", "check"], ["mypy"]):
+        service.run(*check).check()
+
+
+def test_its_tests_pass_without_the_setting(service: Service, postgres: Postgres) -> None:
+    for database in ("sqlite", postgres.url(postgres.create_database())):
+        service.run("pytest", "--quiet", "--database", database).check()
+
+
+def test_its_commands_name_the_setting_but_migrate(service: Service) -> None:
+    service.cli("migrate").check()
+    for command in ("cleanup", "doctor", "serve", "dev"):
+        finished = service.cli(command)
+        assert finished.code == 2, finished.output
+        assert MISSING in finished.output
+
+
+def test_it_works_with_the_setting_and_shows_it_to_nobody(service: Service) -> None:
+    service = service.with_environment(APP_API_TOKEN=TOKEN)
+    said = [service.cli(command).check() for command in ("migrate", "cleanup", "doctor")]
+    assert "0 items deleted" in said[1]
+    document = f"from {service.package}.main import create_service as c; c().openapi()"
+    said.append(service.run("python", "-c", document).check())
+    assert TOKEN not in "".join(said)
+    with service.serve() as client:
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("compose.yaml", "APP_NAME: ${APP_NAME:?}"),
+        (".github/workflows/ci.yml", "--env APP_NAME=for-ci"),
+        ("tests/conftest.py", 'partial(Settings, api_token="for-tests")'),
+        ("src/my_service/settings.py", "chassis/docs/commands.md"),
+    ],
+)
+def test_each_file_that_needs_a_value_shows_how(rendered: Render, file: str, place: str) -> None:
+    text = (rendered() / file).read_text(encoding="utf-8")
+    assert place in text
