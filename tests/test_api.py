@@ -1,7 +1,10 @@
 """The promise to services that are out there: what they rely on stays."""
 
-from collections.abc import AsyncIterator
+import importlib
+import re
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated
 
 import chassis.db
@@ -13,7 +16,8 @@ from pydantic_settings import BaseSettings
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
-from tests.api import api, find_broken, recorded
+from tests.api import CHASSIS, MODULES, api, find_broken, recorded
+from tests.repository import ROOT
 from tests.signatures import describe
 
 
@@ -26,6 +30,46 @@ def test_nothing_that_services_rely_on_is_removed_or_changed(kind: str) -> None:
 def test_what_is_new_is_recorded(kind: str) -> None:
     """`python -m tests.api` records it."""
     assert set(api()[kind]) - set(recorded().get(kind, [])) == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_readme_of_the_chassis_lists_every_public_name_once(module: str) -> None:
+    rows = list(read_names(module))
+    public = set(importlib.import_module(module).__all__)
+    table = f"the table `from {module}` of template/chassis/README.md"
+    missing, unknown = sorted(public - {*rows}), sorted({*rows} - public)
+    assert not missing, f"add to {table} a row for each of {missing}: | `name` | what it is |"
+    assert not unknown, f"remove from {table}: {unknown}; {module}.__all__ has no such names"
+    assert len(rows) == len({*rows}), f"{table} lists a name twice"
+
+
+def read_names(module: str) -> Iterator[str]:
+    """Yield the names in a table of public names; each has a line that says what it is."""
+    readme = (CHASSIS / "README.md").read_text(encoding="utf-8")
+    [table] = re.findall(rf"^\| from `{module}` \|.*\n\|---\|---\|\n((?:\|.*\n)+)", readme, re.M)
+    for row in table.splitlines():
+        match = re.fullmatch(r"\| `(\w+)` \| [^|]+ \|", row)
+        assert match, f"write | `name` | what it is | instead of {row}"
+        yield match[1]
+
+
+IMPORT = re.compile(r"^ *from (chassis[.\w]*) import (?:\(([^)]*)\)|(.*))", re.M)
+SHOWN = [
+    *(CHASSIS / "docs").glob("*.md"),
+    *(CHASSIS.parent / "src").rglob("*.py*"),
+    *(CHASSIS.parent / "tests").rglob("*.py*"),
+    *CHASSIS.glob("*.md"),
+    ROOT / "README.md",
+]
+
+
+@pytest.mark.parametrize("file", SHOWN, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_service_is_shown_public_names_only(file: Path) -> None:
+    """What a page or the rendered half imports of the chassis, each service may import."""
+    for module, *forms in IMPORT.findall(file.read_text(encoding="utf-8")):
+        names = set(re.findall(r"\w+", re.sub(r"#.*| as \w+", "", "".join(forms))))
+        assert module in MODULES, f"{module} is not public: {', '.join(MODULES)} are"
+        assert names <= {*importlib.import_module(module).__all__}
 
 
 async def as_generator(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
