@@ -25,7 +25,8 @@ SETTINGS = "from chassis import ChassisSettings as Settings\n"
 
 def test_every_block_of_the_page_is_run(package: Package) -> None:
     blocks = re.findall(r"^ *```(\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    modules = {"sender.py", "import_parcels.py", *(f"routers/{name}.py" for name in ROUTERS)}
+    modules = {"sender.py", "import_parcels.py", "tests/test_watching.py"}
+    modules |= {f"routers/{name}.py" for name in ROUTERS}
     files = {"models/__init__.py", "models/parcel.py", *modules}
     assert blocks == ["python"] * len(files)
     for name in files:
@@ -42,7 +43,15 @@ def test_the_page_makes_a_service_on_both_engines(
     package.upgrade(settings)
     assert package.drift(settings) == ""
     fields = settings.model_dump(exclude_unset=True)
-    asyncio.run(use_service(package, ChassisSettings(**fields, **HASTY)))
+    service = ChassisSettings(**fields, **HASTY)
+    load(package, "tests.test_watching").test_it_tells_how_many_wait(create(package, service))
+    asyncio.run(use_service(package, service))
+
+
+def create(package: Package, settings: ChassisSettings) -> FastAPI:
+    """Build the application of the page."""
+    routers = [load(package, f"routers.{name}").router for name in ROUTERS]
+    return create_app(settings, package=package.name, routers=routers)
 
 
 async def use_service(package: Package, settings: ChassisSettings) -> None:
@@ -50,8 +59,7 @@ async def use_service(package: Package, settings: ChassisSettings) -> None:
     (package.folder / "settings.py").write_text(SETTINGS, encoding="utf-8")
     addresses = ["Elm Street", "Oak Lane", "Ash Road"]
     await load(package, "import_parcels").import_parcels(settings, addresses)
-    routers = [load(package, f"routers.{name}").router for name in ROUTERS]
-    app = create_app(settings, package=package.name, routers=routers)
+    app = create(package, settings)
     async with (
         app.router.lifespan_context(app),
         AsyncClient(transport=ASGITransport(app=app), base_url="http://localhost") as http,
