@@ -29,16 +29,16 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 8970
+CORE = 9130
 ROOMS = (
-    Room("src/chassis", 520),
-    Room("src/chassis/http", 980),
+    Room("src/chassis", 580),
+    Room("src/chassis/http", 1020),
     Room("src/chassis/observe", 750),
     Room("src/chassis/db", 2250),
-    Room("src/chassis/db/address", 1520),
+    Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 640),
-    Room("src/chassis/commands", 1710),
+    Room("src/chassis/commands", 1740),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1510, in_core=False),
     # And these on a developer's machine or in CI.

@@ -54,6 +54,7 @@ SERVICE = {
     "pyproject.toml",
     "src/my_service/__init__.py",
     "src/my_service/__main__.py",
+    "src/my_service/asgi.py",
     "src/my_service/cli.py",
     "src/my_service/dependencies.py",
     "src/my_service/main.py",
@@ -107,6 +108,13 @@ def test_nothing_speaks_of_the_example_where_it_is_left_out(rendered: Render) ->
 
 def test_every_path_has_an_owner(service: Path) -> None:
     assert {path.name for path in service.iterdir()} == OWNERS.keys()
+
+
+def test_fastapis_command_is_told_where_the_application_is(service: Path) -> None:
+    project = tomllib.loads((service / "pyproject.toml").read_text(encoding="utf-8"))
+    module, _, name = project["tool"]["fastapi"]["entrypoint"].partition(":")
+    file = service / "src" / module.replace(".", "/")
+    assert f"\n{name} = " in file.with_suffix(".py").read_text(encoding="utf-8")
 
 
 def test_the_chassis_is_the_same_bytes_for_all_answers(service: Path, template: Releases) -> None:

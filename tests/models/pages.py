@@ -15,7 +15,8 @@ def write_page(page: Path, folder: Path) -> Iterator[Package]:
     """Write a service's package with the files of a page, importable while it is needed."""
     with write_package(folder, "") as package:
         files = dict(FILE.findall(page.read_text(encoding="utf-8")))
-        files["models/__init__.py"] = "from chassis.db import Base\n" + files["models/__init__.py"]
+        models = files.get("models/__init__.py", "")
+        files["models/__init__.py"] = f"from chassis.db import Base\n{models}"
         for name, text in files.items():
             file = package.folder / name
             file.parent.mkdir(exist_ok=True)

@@ -23,6 +23,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 from sqlalchemy.pool import QueuePool
+from starlette.types import Receive, Scope, Send
 
 from chassis import ChassisSettings, create_app
 from chassis.db import Base, DatabaseSettings
@@ -76,16 +77,20 @@ def executing(settings: DatabaseSettings) -> Iterator[Connection]:
         yield connection
 
 
-def create_stock(settings: ChassisSettings, *routers: APIRouter) -> FastAPI:
+def create_stock(settings: ChassisSettings, *routers: APIRouter, **options: Any) -> FastAPI:
     """Build an application around some routers."""
-    return create_app(settings, package=__name__, routers=routers)
+    return create_app(settings, package=__name__, routers=routers, **options)
 
 
 @asynccontextmanager
 async def started(app: FastAPI) -> AsyncIterator[AsyncClient]:
     """Start an application; give a client that is answered as a server would answer it."""
-    async with app.router.lifespan_context(app):
-        transport = ASGITransport(app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app) as state:
+
+        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "state": {**(state or {})}}, receive, send)
+
+        transport = ASGITransport(with_state if state else app, raise_app_exceptions=False)
         async with AsyncClient(transport=transport, base_url="http://testserver") as client:
             yield client
 

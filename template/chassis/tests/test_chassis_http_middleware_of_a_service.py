@@ -1,20 +1,25 @@
 """A service's own middleware: what it surrounds is answered as without it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 from chassis_stock import Item, create_stock, create_tables, started, threads_ended
-from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.routing import APIRoute
+from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel
 from sqlalchemy import text
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Message
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis import ChassisSettings
 from chassis.db import session_scope
+from chassis.http.problems import MEDIA_TYPE
 
 pytestmark = pytest.mark.anyio
 
@@ -145,15 +150,189 @@ async def test_a_body_in_chunks_that_is_too_large_is_a_413(
     assert response.headers["Connection"] == "close"
 
 
-async def test_what_a_middleware_raises_for_the_client_is_its_answer(
-    settings: ChassisSettings,
+class Refuses:
+    """A middleware of the service's own; a header says what it does, before or after the rest."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        if (early := request.headers.get("early")) is not None:
+            await self.refuse(early, request, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    async def refuse(self, how: str, request: Request, receive: Receive, send: Send) -> None:
+        match how:
+            case "answer":
+                await PlainTextResponse("no", 401)(request.scope, receive, send)
+            case "http":
+                raise HTTPException(403, "Not you.", {"X-Reason": "none"})
+            case "own":
+                raise OwnError
+            case "database":
+                async with session_scope(request.app.state.sessions.write) as session:
+                    session.add(Item(id=1, name="the same"))
+                    await session.commit()
+            case "group":
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self.refuse("http", request, receive, send))
+            case "bug":
+                raise LookupError("a bug")
+
+
+class OwnError(Exception):
+    """What a handler of the service's own answers."""
+
+
+async def answer_own_error(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("its own", 418)
+
+
+def refusing(settings: ChassisSettings) -> FastAPI:
+    app = create_stock(settings, routes(), exception_handlers={OwnError: answer_own_error})
+    app.add_middleware(Refuses)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "text"),
+    [
+        ("http", 403, "Not you."),
+        ("own", 418, "its own"),
+        ("database", 409, "conflicts"),
+        ("group", 403, "Not you."),
+    ],
+)
+async def test_what_a_middleware_raises_is_answered_as_what_a_handler_raises(
+    settings: ChassisSettings, how: str, status: int, text: str
+) -> None:
+    app = refusing(settings)
+    async with app.router.lifespan_context(app):
+        async with session_scope(app.state.sessions.write) as session:
+            session.add(Item(id=1, name="the same"))
+            await session.commit()
+        # Nothing reaches the server: it would log a traceback.
+        async with AsyncClient(transport=ASGITransport(app), base_url="http://t") as client:
+            answer = await client.get("/raw", headers={"Early": how})
+    assert answer.status_code == status
+    assert text in answer.text
+    if how in ("http", "group"):
+        assert answer.headers["X-Reason"] == "none"
+        assert answer.headers["content-type"] == MEDIA_TYPE
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("kind", ["base", "gzip base", "base base"])
+async def test_so_is_what_one_of_starlettes_kind_raises(
+    settings: ChassisSettings, kind: str
 ) -> None:
     app = create_stock(settings, routes())
-    surround(app, "base")
+    surround(app, kind)
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=ASGITransport(app), base_url="http://t") as client,
+    ):
+        answer = await client.get("/tasks", headers={"Forbidden": "yes"})
+    assert (answer.status_code, answer.json()["detail"]) == (403, "Not you.")
+    assert answer.headers["X-Reason"] == "none"
+
+
+async def test_a_bug_in_a_middleware_is_a_bug(settings: ChassisSettings) -> None:
+    async with started(refusing(settings)) as client:
+        answer = await client.get("/raw", headers={"Early": "bug"})
+    assert (answer.status_code, answer.headers["content-type"]) == (500, MEDIA_TYPE)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "route"),
+    [
+        ("/notes/7/pages/8", "GET", "/notes/{note}/pages/{page}"),
+        ("/notes/7", "PUT", "/notes/{note}"),
+        ("/mounted/notes/7", "GET", "/mounted/notes/{note}"),
+        ("/strict/notes/7", "GET", "/strict/notes/{note}"),
+        ("/livez", "GET", "/livez"),
+        ("/nowhere/7", "GET", None),
+        ("/mounted/nowhere", "GET", None),
+    ],
+)
+@pytest.mark.parametrize("how", ["answer", "http", "bug"])
+async def test_a_refused_request_is_named_by_the_route_that_it_would_have_reached(
+    settings: ChassisSettings,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    method: str,
+    route: str | None,
+    how: str,
+) -> None:
+    notes = APIRouter(prefix="/notes")
+    notes.add_api_route("/{note}", endpoint=answer_nothing, methods=["GET", "POST"])
+    notes.add_api_route("/{note}/pages/{page:path}", endpoint=answer_nothing)
+    app, mounted, strict = create_stock(settings, notes), FastAPI(), FastAPI()
+    for one in (mounted, strict):
+        one.include_router(notes)
+    app.mount("/mounted", mounted)
+    app.mount("/strict", strict)
+    (strict if path.startswith("/strict") else app).add_middleware(Refuses)
+    with caplog.at_level("INFO", logger="chassis.access"):
+        async with started(app) as client:
+            answer = await client.request(method, path, headers={"Early": how})
+    lines = [record for record in caplog.records if record.name == "chassis.access"]
+    assert [record.getMessage() for record in lines] == [
+        f"{method} {route or '(no route)'} {answer.status_code}"
+    ]
+
+
+async def answer_nothing() -> None: ...
+
+
+async def test_a_middleware_inside_of_the_error_handlers_sees_what_a_handler_raises(
+    settings: ChassisSettings,
+) -> None:
+    seen: list[str] = []
+
+    async def note_error(response: Response) -> AsyncIterator[None]:
+        response.headers["X-Noted"] = "yes"
+        try:
+            yield
+        except HTTPException as error:
+            seen.append(str(error.detail))
+            raise
+
+    class NotingRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def note_and_handle(request: Request) -> Response:
+                try:
+                    answer = await handle(request)
+                except RequestValidationError:
+                    seen.append("invalid")
+                    raise
+                answer.headers["X-Route"] = "yes"
+                return answer
+
+            return note_and_handle
+
+    router = APIRouter(route_class=NotingRoute, prefix="/items")
+
+    @router.get("/{number}")
+    async def read(number: int) -> int:
+        if number == 0:
+            raise HTTPException(410, "It was sold.")
+        return number
+
+    app = create_stock(settings, router, dependencies=[Depends(note_error, scope="function")])
     async with started(app) as client:
-        response = await client.get("/tasks", headers={"Forbidden": "yes"})
-    assert (response.status_code, response.json()["detail"]) == (403, "Not you.")
-    assert response.headers["X-Reason"] == "none"
+        answer = await client.get("/items/1")
+        assert (answer.headers["X-Noted"], answer.headers["X-Route"]) == ("yes", "yes")
+        assert (await client.get("/items/0")).json()["detail"] == "It was sold."
+        assert (await client.get("/items/x")).headers["content-type"] == MEDIA_TYPE
+    assert seen == ["It was sold.", "invalid"]
 
 
 async def test_what_goes_wrong_in_a_task_group_has_its_own_answer(

@@ -26,10 +26,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "db": set(),
     "fields": {"db"},
     "settings": {"db"},
+    "versions": set(),
     "http": {"db", "fields", "observe", "settings"},
     "observe": {"db", "fields", "http", "settings"},
-    "app": {"db", *SERVING},
-    "commands": {"app", "db", "testing", *SERVING},
+    "app": {"db", "versions", *SERVING},
+    "commands": {"app", "db", "testing", "versions", *SERVING},
     "testing": {"app", "db", *SERVING},
     "": {"app", "commands", *SERVING},
 }

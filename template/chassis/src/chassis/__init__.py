@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .app import create_app
+    from .commands.asgi import create_asgi_app
     from .commands.cli import create_cli
     from .commands.own_commands import pass_settings
     from .http.health import add_readiness_check
@@ -20,6 +21,7 @@ __all__ = [
     "__version__",
     "add_readiness_check",
     "create_app",
+    "create_asgi_app",
     "create_cli",
     "outgoing_headers",
     "pass_settings",
@@ -33,6 +35,7 @@ _MODULES = {
     "ChassisSettings": "settings",
     "add_readiness_check": "http.health",
     "create_app": "app",
+    "create_asgi_app": "commands.asgi",
     "create_cli": "commands.cli",
     "outgoing_headers": "http.request",
     "pass_settings": "commands.own_commands",

@@ -1,28 +1,29 @@
 """The application: what every service has around its routers."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from .db.borrowed import describe_fallbacks
 from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
-from .http.answers import watch_answers
+from .http.answers import enclose_middleware
 from .http.health import add_health_routes, add_readiness_check
 from .http.middleware import CancellationMiddleware, RequestMiddleware
 from .http.openapi import describe_problems, operation_id
 from .http.problems import add_error_handlers
 from .observe.loop_watch import watch_event_loop
 from .settings import ChassisSettings
+from .versions import find_version
 
 if TYPE_CHECKING:
     from .observe.metrics import Metrics
@@ -31,20 +32,36 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+# Options of FastAPI that the chassis owns, and what to use instead.
+_OWNED_OPTIONS = {
+    "debug": "would show tracebacks to clients; they are in the log, with APP_LOG_LEVEL=DEBUG more",
+    "max_body_size": "is set by APP_HTTP_MAX_BODY_BYTES, for a route or router by "
+    "dependencies=[request_limits(max_body_bytes=…)]",
+}
+
+
 def create_app(
-    settings: ChassisSettings, *, package: str, routers: Sequence[APIRouter] = ()
+    settings: ChassisSettings,
+    *,
+    package: str,
+    routers: Sequence[APIRouter] = (),
+    lifespan: Lifespan[FastAPI] | None = None,
+    **fastapi: Any,
 ) -> FastAPI:
     """Build a service's application; nothing connects before it is started.
 
-    `package` is the service's own name, `__name__` of its main module: its migrations are found
-    by it. The settings are at `app.state.settings`.
+    `package` is the service's own name, `__name__` of its main module: its migrations and its
+    version are found by it. `lifespan` runs with the sessions open; all other options are
+    FastAPI's. The settings are at `app.state.settings`. Raise TypeError for an option that
+    FastAPI does not have, or that the chassis owns.
     """
-    app = _Application(settings, package.partition(".")[0])
+    for name in _OWNED_OPTIONS.keys() & fastapi.keys():
+        raise TypeError(f"create_app({name}=…): {name} {_OWNED_OPTIONS[name]}")
+    if iscoroutinefunction(lifespan):
+        raise TypeError("create_app(lifespan=…): write it with @asynccontextmanager and one yield")
+    app = _Application(settings, package.partition(".")[0], lifespan, fastapi)
     add_error_handlers(app)
-    add_health_routes(app)
     add_readiness_check(app, "database", lambda: app.state.database_probe.check())
-    if app.metrics is not None and settings.metrics_port is None:
-        app.add_api_route(settings.metrics_path, app.metrics.answer_scrape, include_in_schema=False)
     for router in routers:
         app.include_router(router)
     return app
@@ -53,18 +70,23 @@ def create_app(
 class _Application(FastAPI):
     """FastAPI inside the chassis's middleware, with every problem in its OpenAPI document."""
 
-    def __init__(self, settings: ChassisSettings, package: str) -> None:
+    def __init__(
+        self,
+        settings: ChassisSettings,
+        package: str,
+        lifespan: Lifespan[FastAPI] | None,
+        options: Mapping[str, Any],
+    ) -> None:
         self.metrics = _create_metrics(settings)
         self.tracing = _create_tracing(settings, package)
-        super().__init__(
-            title=package.replace("_", " ").title(),
-            lifespan=_lifespan,
-            docs_url="/docs" if settings.docs_enabled else None,
-            redoc_url=None,
-            openapi_url="/openapi.json" if settings.docs_enabled else None,
-            generate_unique_id_function=operation_id,
-            telemetry=None if self.tracing is None else self.tracing.fastapi_telemetry,
-        )
+        # A router takes each form of a lifespan that FastAPI does, and none.
+        self.own_lifespan = APIRouter(lifespan=lifespan).lifespan_context
+        chosen = _add_defaults(options, settings, package, self.tracing)
+        # First, so that they are found first, and as they are: an option such as `dependencies`
+        # is for the service's own routes.
+        chosen["routes"] = [*_create_routes(settings, self.metrics), *(options.get("routes") or ())]
+        super().__init__(lifespan=_lifespan, **chosen)
+        self.state.readiness_checks = {}
         self._surrounded: ASGIApp | None = None
         self.state.settings = settings
         self.state.package = package
@@ -79,10 +101,10 @@ class _Application(FastAPI):
     def surround(self) -> ASGIApp:
         """Build what is around FastAPI: checks and limits, and where it is wanted, CORS."""
         settings: ChassisSettings = self.state.settings
+        enclose_middleware(self)
+        _adopt_mounted(self.routes, "")
         if self.tracing is not None:
             self.add_middleware(CancellationMiddleware)
-        watch_answers(self)
-        _adopt_mounted(self.routes, "")
         app: ASGIApp = super().__call__
         if settings.http_cors_origins:
             app = _allow_origins(app, settings)
@@ -104,8 +126,38 @@ class _Application(FastAPI):
         return self.openapi_schema or {}
 
 
+def _create_routes(settings: ChassisSettings, metrics: "Metrics | None") -> list[BaseRoute]:
+    router = APIRouter(generate_unique_id_function=operation_id)
+    add_health_routes(router)
+    if metrics is not None and settings.metrics_port is None:
+        router.add_api_route(settings.metrics_path, metrics.answer_scrape, include_in_schema=False)
+    return router.routes
+
+
+def _add_defaults(
+    options: Mapping[str, Any],
+    settings: ChassisSettings,
+    package: str,
+    tracing: "Tracing | None",
+) -> dict[str, Any]:
+    """Return FastAPI's options, with the defaults of a service where none was given."""
+    chosen: dict[str, Any] = {
+        "title": package.replace("_", " ").title(),
+        "redoc_url": None,
+        "generate_unique_id_function": operation_id,
+    }
+    if "version" not in options and (version := find_version(package)) is not None:
+        chosen["version"] = version
+    chosen |= options
+    if tracing is not None:
+        chosen["telemetry"] = {**tracing.fastapi_telemetry, **(options.get("telemetry") or {})}
+    if not settings.docs_enabled:
+        chosen |= dict.fromkeys(("openapi_url", "docs_url", "redoc_url"))
+    return chosen
+
+
 @asynccontextmanager
-async def _lifespan(app: _Application) -> AsyncIterator[None]:
+async def _lifespan(app: _Application) -> AsyncIterator[Any]:
     settings: ChassisSettings = app.state.settings
     logger.info(settings.describe_database())
     for warning in settings.database_warnings:
@@ -126,7 +178,13 @@ async def _lifespan(app: _Application) -> AsyncIterator[None]:
                 await stack.enter_async_context(part.instrument(sessions, settings))
         await _run_handlers(app, "on_startup")
         stack.push_async_callback(_run_handlers, app, "on_shutdown")
-        yield
+        state = await stack.enter_async_context(app.own_lifespan(app))
+        if not isinstance(state, Mapping | None):
+            raise TypeError(
+                f"create_app(lifespan=…): it yields {type(state).__name__}; yield nothing, or a "
+                "mapping whose entries are attributes of request.state"
+            )
+        yield state
 
 
 async def _run_handlers(app: FastAPI, kind: Literal["on_startup", "on_shutdown"]) -> None:
@@ -143,7 +201,7 @@ def _adopt_mounted(routes: Sequence[BaseRoute], path: str) -> None:
             below = path + mount.path
             if isinstance(mounted := mount.app, Starlette):
                 add_error_handlers(mounted)
-                watch_answers(mounted)
+                enclose_middleware(mounted)
                 mounted.state.mounted_at = below
             _adopt_mounted(mount.routes, below)
 

@@ -80,7 +80,6 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], *
 # Migrations read DatabaseSettings and not the service's class: a service that changed one of these
 # would migrate another database than the one it uses.
 _READ_BY_MIGRATIONS = ("database_", "alembic_", "secrets_")
-_SOURCES_OF_MIGRATIONS = ("env_prefix", "env_prefix_target", "env_file", "case_sensitive")
 
 
 class ChassisSettings(DatabaseSettings):
@@ -145,17 +144,7 @@ class ChassisSettings(DatabaseSettings):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        _refuse_other_sources(cls)
         _refuse_changed_fields(cls)
-
-
-def _refuse_other_sources(settings: type[ChassisSettings]) -> None:
-    for key in _SOURCES_OF_MIGRATIONS:
-        if settings.model_config.get(key) != ChassisSettings.model_config.get(key):
-            raise TypeError(
-                f"{settings.__name__}.model_config changes {key}: migrations would read other "
-                "variables than the service; leave it out"
-            )
 
 
 def _refuse_changed_fields(settings: type[ChassisSettings]) -> None:

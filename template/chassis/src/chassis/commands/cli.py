@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from inspect import iscoroutinefunction
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ..db.errors import (
 )
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
+from ..versions import find_version
 from .migrate import check_service, migrate_service
 from .service import (
     InvalidSettingsError,
@@ -155,7 +155,7 @@ def migrate(service: ServiceReference, wait: bool, check: bool, engine: BackendN
     """Bring the database's schema up to date."""
     if engine and not check:
         raise click.UsageError("--engine is for --check: write migrate --check --engine …")
-    print_warnings(service)
+    print_warnings(service.settings)
     configure_logging(LogOptions())
     settings = read_settings(DatabaseSettings)
     if check:
@@ -229,14 +229,6 @@ def _print_versions(context: click.Context, option: click.Parameter, value: bool
     if not value or context.resilient_parsing:
         return
     service: ServiceReference = context.obj
-    versions = f"{_find_version(service.package)}, chassis {__version__}"
+    versions = f"{find_version(service.package) or '(not installed)'}, chassis {__version__}"
     click.echo(f"{context.info_name} {versions}")
     context.exit()
-
-
-def _find_version(package: str) -> str:
-    """Find the version by the console script: an editable install does not list its packages."""
-    for script in entry_points(group="console_scripts"):
-        if script.module.partition(".")[0] == package and script.dist is not None:
-            return script.dist.version
-    return "(not installed)"

@@ -36,7 +36,7 @@ class InvalidSettingsError(click.ClickException):
 
 def load_settings(service: ServiceReference, **options: str | int | None) -> ChassisSettings:
     """Read the settings, which options of the command overrule, and begin to log."""
-    print_warnings(service)
+    print_warnings(service.settings)
     settings = read_settings(service.settings)
     configure_logging(LogOptions.from_settings(settings))
     given = {name: value for name, value in options.items() if value is not None}
@@ -51,11 +51,11 @@ def read_settings(settings: type[SettingsT]) -> SettingsT:
         raise InvalidSettingsError(explain(error, settings)) from None
 
 
-def print_warnings(service: ServiceReference) -> None:
+def print_warnings(settings: type[DatabaseSettings]) -> None:
     """Print a warning for each variable that is not read as it seems to be."""
     try:
-        warnings = list(find_warnings(service.settings))
+        warnings = list(find_warnings(settings))
     except SettingsError as error:
-        raise InvalidSettingsError(explain(error, service.settings)) from None
+        raise InvalidSettingsError(explain(error, settings)) from None
     for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)

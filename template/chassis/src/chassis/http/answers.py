@@ -1,7 +1,8 @@
-"""Answers inside of a service's own middleware: begun after the session's end, never cut unseen."""
+"""What is around and inside of a service's own middleware: its errors, and answers within."""
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problems import answer_database_error
@@ -53,8 +54,16 @@ class AnswerMiddleware:
 INNERMOST = Middleware(AnswerMiddleware)
 
 
-def watch_answers(app: Starlette) -> None:
-    """Watch answers inside of an application's own middleware, if it has any."""
+def enclose_middleware(app: Starlette) -> None:
+    """Answer what an application's own middleware raises as what a handler does; watch answers.
+
+    An application without any gets nothing.
+    """
     added = app.user_middleware
     if added and added[-1] is not INNERMOST:
+        handlers = dict(app.exception_handlers)
+        # These two are for bugs, outside of all middleware.
+        for kind in (500, Exception):
+            handlers.pop(kind, None)
+        added.insert(0, Middleware(ExceptionMiddleware, handlers=handlers))
         added.append(INNERMOST)

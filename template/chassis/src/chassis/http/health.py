@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from ..db.errors import describe_error
@@ -26,11 +26,10 @@ def add_readiness_check(app: FastAPI, name: str, check: ReadinessCheck) -> None:
     checks[name] = check
 
 
-def add_health_routes(app: FastAPI) -> None:
-    """Add `/livez` and `/readyz` before all routers, so that their routes are found first."""
-    app.state.readiness_checks = {}
-    app.add_api_route("/livez", livez, tags=["health"], summary="Does the process run?")
-    app.add_api_route(
+def add_health_routes(router: APIRouter) -> None:
+    """Add `/livez` and `/readyz`."""
+    router.add_api_route("/livez", livez, tags=["health"], summary="Does the process run?")
+    router.add_api_route(
         "/readyz",
         readyz,
         tags=["health"],

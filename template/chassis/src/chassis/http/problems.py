@@ -114,8 +114,10 @@ def problem_response(
 
 def add_error_handlers(app: Starlette) -> None:
     """Answer with problem details, whatever goes wrong; other handlers of the application stay."""
+    # One for 500 is for the same as one for Exception, and the later of both would win.
+    given = {Exception: app.exception_handlers.get(500), **app.exception_handlers}
     for kind, handler in _HANDLERS.items():
-        if app.exception_handlers.get(kind) in (None, *_DEFAULT_HANDLERS):
+        if given.get(kind) in (None, *_DEFAULT_HANDLERS):
             app.add_exception_handler(kind, handler)
 
 
@@ -127,9 +129,7 @@ def log_failure(request: RequestRecord, error: Exception) -> bool:
     request.is_reported = True
     # Starlette wraps what it could have answered, had the answer not begun.
     cause = error.__cause__ if isinstance(error.__cause__, _DATABASE_ERRORS) else error
-    if isinstance(error, HTTPException) and request.is_answered:
-        logger.info("%s: %s: raised by a middleware", request.name, error.status_code)
-    elif classify(cause) in _DATABASE_PROBLEMS:
+    if classify(cause) in _DATABASE_PROBLEMS:
         logger.warning("%s: its answer was cut off: %s", request.name, describe_error(cause))
     elif "permanently closed" in str(cause) and isinstance(cause, InvalidRequestError):
         logger.error("%s: %s", request.name, _SESSION_IS_CLOSED)
@@ -207,11 +207,9 @@ def _whole_seconds(value: date | time) -> str:
 
 
 async def _handle_bug(request: Request, error: Exception) -> Response:
-    """Answer what reached the outside: a bug, or what a middleware of the service's own raised."""
+    """Answer what reached the outside."""
     record: RequestRecord = request.scope["chassis"]
     record.is_broken = False
-    if isinstance(error, HTTPException):
-        return await _handle_http_exception(request, error)
     return problem_response(500, BUG)
 
 

@@ -29,6 +29,7 @@ from .sources import (
     read_dotenv_texts,
     read_environment,
     read_password,
+    refuse_other_sources,
 )
 from .urls import Backend, DatabaseTarget, parse_url, postgres_target, sqlite_target
 
@@ -192,6 +193,12 @@ class DatabaseSettings(BaseSettings):
             f"database {target.masked} ({target.backend}, chosen by {target.chosen_by}), "
             f"{replica}connections: {write} write, {self.read_pool_size} read{note}"
         )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        """Raise TypeError for a class that would read other variables than these."""
+        super().__pydantic_init_subclass__(**kwargs)
+        refuse_other_sources(cls, DatabaseSettings)
 
     @field_validator("database_password_provider")
     @classmethod

@@ -19,6 +19,9 @@ from .service_links import is_service_link
 
 DEFAULT_SECRETS_DIR = Path("/run/secrets")
 
+# Of a class's configuration.
+_PLACES_OF_VARIABLES = ("env_prefix", "env_prefix_target", "env_file", "case_sensitive")
+
 Texts = dict[str, str]
 SettingsClass = type[BaseSettings]
 
@@ -110,6 +113,17 @@ def read_secret_files(settings: SettingsClass, folder: Path) -> Texts:
         ) from None
     except DatabaseSettingsError as error:
         raise SettingsError(str(error)) from None
+
+
+def refuse_other_sources(settings: SettingsClass, base: SettingsClass) -> None:
+    """Raise TypeError for a class that reads other variables than another one."""
+    for key in _PLACES_OF_VARIABLES:
+        if settings.model_config.get(key) != base.model_config.get(key):
+            raise TypeError(
+                f"{settings.__name__}.model_config changes {key}: migrations read APP_* variables, "
+                "and messages name them; leave it out, and give a second database by its values, "
+                "DatabaseSettings(database_url=…, database_read_url=None)"
+            )
 
 
 def read_password(file: Path) -> str:

@@ -1,0 +1,103 @@
+"""The guide's page of the application: its own text runs, on both engines."""
+
+import asyncio
+import importlib
+import re
+from typing import Any
+
+import pytest
+from chassis import ChassisSettings
+from chassis.db import create_database_engine
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient
+
+from tests.model_table import lint
+from tests.models.trial import ENGINES, Databases, Package
+from tests.repository import ROOT
+
+PAGE = ROOT / "template/chassis/docs/application.md"
+# What a service has, beside what the page shows.
+FILES = {
+    "settings.py": """
+from chassis import ChassisSettings
+
+
+class Settings(ChassisSettings): ...
+""",
+    "models/__init__.py": """
+from chassis.db import Base
+from sqlalchemy.orm import Mapped, mapped_column
+
+
+class Rate(Base):
+    __tablename__ = "rates"
+
+    currency: Mapped[str] = mapped_column(primary_key=True)
+    cents: Mapped[int]
+""",
+    "routers/__init__.py": "from . import rates\n\nrouters = [rates.router]\n",
+}
+
+
+@pytest.fixture(scope="module")
+def service(package: Package) -> Package:
+    """Complete the service."""
+    for name, text in FILES.items():
+        (package.folder / name).write_text(text)
+    return package
+
+
+def test_every_block_of_the_page_is_run(package: Package) -> None:
+    blocks = re.findall(r"^ *```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    files = [package.folder / name for name in ("main.py", "tenants.py", "routers/rates.py")]
+    asgi = ROOT / "template/src/{{package_name}}/asgi.py"
+    assert asgi.read_text(encoding="utf-8").endswith(blocks.pop())
+    assert blocks == [file.read_text(encoding="utf-8") for file in files]
+    for block in blocks:
+        lint(block)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_page_makes_a_service(
+    service: Package, databases: Databases, engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    main = importlib.import_module(f"{service.name}.main")
+    fields = databases.create(engine).model_dump(exclude_unset=True)
+    app = main.create_service(ChassisSettings(**fields))
+    with caplog.at_level("INFO"), caplog.at_level("INFO", logger="chassis"):
+        asyncio.run(use_service(app, service.models))
+    lines = [record.getMessage() for record in caplog.records]
+    assert "no rate for USD" in lines
+    assert "GET /rates/{currency} 400" in lines
+    assert "GET /rates/{currency} 404" in lines
+
+
+async def use_service(app: FastAPI, models: Any) -> None:
+    """Ask for a rate, as a tenant and not."""
+    engine = create_database_engine(app.state.settings)
+    async with engine.begin() as connection:
+        await connection.run_sync(models.Base.metadata.create_all)
+    async with engine.begin() as connection:
+        await connection.execute(models.Rate.__table__.insert(), [{"currency": "EUR", "cents": 9}])
+    await engine.dispose()
+    async with app.router.lifespan_context(app) as state:
+        transport = ASGITransport(with_state(app, state))
+        async with AsyncClient(transport=transport, base_url="http://localhost") as http:
+            assert (await http.get("/livez")).status_code == 200
+            refused = await http.get("/rates/EUR")
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert refused.json()["detail"] == "Name your tenant in X-Tenant."
+            http.headers["X-Tenant"] = "a"
+            assert (await http.get("/rates/EUR")).json() == 9
+            assert (await http.get("/rates/USD")).json()["detail"] == "There is no rate for USD."
+            info = (await http.get("/openapi.json")).json()["info"]
+            assert info["summary"] == "What money is worth."
+
+
+def with_state(app: FastAPI, state: Any) -> Any:
+    """Pass the state of the lifespan to each request, as a server does."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "state": dict(state)}, receive, send)
+
+    return answer
