@@ -1,4 +1,4 @@
-"""The commands of a service: serve, dev, migrate, doctor and chassis, and those it adds."""
+"""The commands of a service: serve, dev, migrate, copy-to-postgres, doctor, chassis; its own."""
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
         params=[version],
         context_settings={"obj": ServiceReference(app, settings)},
     )
-    for command in (serve, dev, migrate, doctor, chassis):
+    for command in (serve, dev, migrate, copy_to_postgres, doctor, chassis):
         group.add_command(command)
     return group
 
@@ -162,6 +162,38 @@ def migrate(service: ServiceReference, wait: bool, check: bool, engine: BackendN
         check_service(service.package, settings, engine, wait=wait)
     else:
         migrate_service(service.package, settings, wait=wait)
+
+
+@click.command()
+@click.argument("target_url", required=False)
+@click.option("--check", "only_check", is_flag=True, help="Look at each value, and copy nothing.")
+@click.option("--overwrite", is_flag=True, help="Empty tables of the target that have rows.")
+@click.option("--skip", "left_out", multiple=True, metavar="TABLE", help="Leave a table out.")
+@click.pass_obj
+def copy_to_postgres(
+    service: ServiceReference,
+    target_url: str | None,
+    only_check: bool,
+    overwrite: bool,
+    left_out: tuple[str, ...],
+) -> None:
+    """Copy the SQLite file to PostgreSQL, for a service that outgrew it.
+
+    TARGET_URL is postgresql://user:password@host/name; others see it in the list of processes, so
+    set APP_DATABASE_COPY_TARGET_URL instead. Stop the service first. After a kill, run it again.
+    """
+    from .copy_to_postgres import copy_service
+
+    print_warnings(service.settings)
+    configure_logging(LogOptions())
+    copy_service(
+        service.package,
+        read_settings(DatabaseSettings),
+        target_url,
+        overwrite=overwrite,
+        only_check=only_check,
+        left_out=left_out,
+    )
 
 
 @click.command()

@@ -64,6 +64,7 @@ class DatabaseSettings(BaseSettings):
     database_backend: Backend | None = None
     database_read_url: SecretStr | None = None
     alembic_database_url: SecretStr | None = None
+    database_copy_target_url: SecretStr | None = None
     alembic_version_table: str | None = None
     alembic_version_table_schema: str | None = None
     database_read_fallback: bool = False
@@ -137,7 +138,7 @@ class DatabaseSettings(BaseSettings):
             return self.database_target
         url = self.database_read_url.get_secret_value()
         # Of several replicas any will do.
-        defaults = {"target_session_attrs": "any", **self._tls_parameters()}
+        defaults = {"target_session_attrs": "any", **self.tls_parameters()}
         target = parse_url(url, "APP_DATABASE_READ_URL", defaults)
         if target.backend != "postgres" or self.database_target.backend != "postgres":
             raise DatabaseSettingsError(
@@ -159,6 +160,12 @@ class DatabaseSettings(BaseSettings):
                 "set it to the same database with a synchronous driver"
             )
         return target
+
+    def tls_parameters(self) -> dict[str, str]:
+        """Return the TLS options of the fields, for URLs that name none."""
+        names = ("sslmode", "sslrootcert", "sslcert", "sslkey")
+        given = {name: getattr(self, f"database_postgres_{name}") for name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
     def with_migration_target(self, target: DatabaseTarget) -> Self:
         """Return a copy whose migrations run on another database."""
@@ -231,7 +238,7 @@ class DatabaseSettings(BaseSettings):
         return handler(given)
 
     def _parse(self, url: SecretStr, variable: str) -> DatabaseTarget:
-        return parse_url(url.get_secret_value(), variable, self._tls_parameters())
+        return parse_url(url.get_secret_value(), variable, self.tls_parameters())
 
     def _resolve_postgres_fields(self) -> DatabaseTarget:
         variable = "APP_DATABASE_POSTGRES_HOST"
@@ -250,7 +257,7 @@ class DatabaseSettings(BaseSettings):
             username=self.database_postgres_user,
             password=password,
             database=self.database_postgres_name,
-            parameters=self._tls_parameters(),
+            parameters=self.tls_parameters(),
             parameters_variable="APP_DATABASE_POSTGRES_SSLMODE",
         )
         return replace(target, password_file=self.database_postgres_password_file)
@@ -264,11 +271,6 @@ class DatabaseSettings(BaseSettings):
                 "APP_DATABASE_POSTGRES_PASSWORD_FILE: the password is set as well; keep one of them"
             )
         return read_password(file)
-
-    def _tls_parameters(self) -> dict[str, str]:
-        names = ("sslmode", "sslrootcert", "sslcert", "sslkey")
-        given = {name: getattr(self, f"database_postgres_{name}") for name in names}
-        return {name: value for name, value in given.items() if value is not None}
 
     @classmethod
     def settings_customise_sources(

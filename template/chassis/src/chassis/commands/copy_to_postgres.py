@@ -1,0 +1,116 @@
+"""The command `copy-to-postgres`: copy the SQLite file to PostgreSQL, and say what to set next."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from ..db.address.settings import DatabaseSettings
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..db.copying.copy import CopyOptions
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def copy_service(
+    package: str,
+    settings: DatabaseSettings,
+    target_url: str | None,
+    **options: "Unpack[CopyOptions]",
+) -> None:
+    """Copy the service's file. Raise click.ClickException for what is in the way."""
+    from ..db.copying.copy import copy_to_postgres, resolve_target
+
+    to = resolve_target(settings, target_url)
+    click.echo(f"from {settings.database_target.masked} to {to.masked}")
+    with _explain_failures():
+        report = copy_to_postgres(package, settings, to, track=track_step, **options)
+    for note in report.notes:
+        click.echo(f"Note: {note}")
+    counted = f"{report.tables} tables, {report.rows:,} rows"
+    if options["only_check"]:
+        click.echo(f"PostgreSQL takes all of it: {counted}; no row was written")
+    else:
+        click.echo(f"copied and compared: {counted}, in {report.seconds:.0f} s")
+        click.echo(_NEXT_STEPS.format(target=to.masked))
+
+
+@contextmanager
+def track_step(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+    """Show a step: as a bar on a terminal, as lines elsewhere."""
+    started = time.monotonic()
+    done = 0
+
+    def describe_rate(*_: object) -> str:
+        seconds = time.monotonic() - started
+        return f"{done / seconds:,.0f} rows/s" if done and seconds > 0 else ""
+
+    if sys.stdout.isatty():
+        with click.progressbar(
+            length=rows, label=f"{step:9}", show_pos=True, item_show_func=describe_rate
+        ) as bar:
+
+            def advance_bar(more: int) -> None:
+                nonlocal done
+                done += more
+                bar.update(more, more)
+
+            yield advance_bar
+        return
+    shown = started
+
+    def advance(more: int) -> None:
+        nonlocal done, shown
+        done += more
+        if (now := time.monotonic()) - shown >= _SECONDS_BETWEEN_LINES and done < rows:
+            shown = now
+            left = (rows - done) * (now - started) / done
+            click.echo(f"{step}: {done:,} of {rows:,} rows, {describe_rate()}, {left:.0f} s left")
+
+    yield advance
+    seconds = time.monotonic() - started
+    click.echo(f"{step}: {done:,} rows in {seconds:.1f} s, {describe_rate()}".removesuffix(", "))
+
+
+@contextmanager
+def _explain_failures() -> Iterator[None]:
+    import psycopg
+    from alembic.util import CommandError
+
+    from ..db.copying.errors import CopyError
+    from ..db.migrations.revisions import UnknownRevisionError, UnversionedDatabaseError
+
+    try:
+        yield
+    except (CopyError, CommandError, UnknownRevisionError, UnversionedDatabaseError) as error:
+        raise click.ClickException(str(error)) from error
+    except psycopg.Error as error:
+        raise click.ClickException(_describe_failure(error)) from error
+
+
+def _describe_failure(error: Exception) -> str:
+    """Return what the server said, without the values of a row."""
+    found = getattr(error, "diag", None)
+    message = getattr(found, "message_primary", None) or str(error).partition("\n")[0]
+    names = [getattr(found, f"{kind}_name", None) for kind in ("table", "column", "constraint")]
+    place = ", ".join(name for name in names if name)
+    return (
+        f"PostgreSQL: {message}{f' ({place})' if place else ''}; nothing is lost, run this "
+        "command again to go on"
+    )
+
+
+_NEXT_STEPS = """
+Next, before the service starts again:
+  set    APP_DATABASE_URL to {target} with its password, and
+         ?sslmode=verify-full&sslrootcert=… unless it is on this machine
+  remove APP_DATABASE_SQLITE_PATH and the other APP_DATABASE_SQLITE_* variables, and
+         APP_DATABASE_COPY_TARGET_URL
+  run    doctor, then serve; keep the SQLite file until you are sure: nothing writes to it any more
+Sizes of the pool: APP_DATABASE_POOL_SIZE, in the guide (sqlite_to_postgresql.md)."""

@@ -1,0 +1,296 @@
+"""The copy itself: check, copy, compare; each step can be repeated after a kill."""
+
+import time
+from collections.abc import Collection
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypedDict
+
+import psycopg
+from pydantic import SecretStr
+
+from ..address.settings import DatabaseSettings
+from ..address.urls import DatabaseTarget, parse_url
+from ..errors import DatabaseSettingsError, DatabaseUnavailableError
+from ..migrations.connect import open_connection
+from ..migrations.revisions import CodeRevisions, UnknownRevisionError, read_code_revisions
+from ..migrations.upgrade import upgrade
+from .checks import Advance, check_constraints, check_file, check_values
+from .encoder import Fingerprint, RowEncoder, split_pieces
+from .errors import CopyError
+from .ledger import Ledger, find_sequence_values
+from .plan import CopyPlan, Findings, TablePair, plan_copy
+from .source import SourceFile, SourceTable, open_source, quote_name
+from .target import Target
+
+# Any number that nothing else in the database uses, and not that of migrations: ASCII "copying".
+LOCK_KEY = int.from_bytes(b"copying", "big")
+_CHUNKS_IN_TRANSACTION = 25
+
+
+class Track(Protocol):
+    """Show a step while it runs, of so many rows; what it returns is told of more of them."""
+
+    def __call__(self, step: str, rows: int) -> AbstractContextManager[Advance]: ...
+
+
+class CopyOptions(TypedDict, total=False):
+    """Options of the command: tables that have rows, a check alone, tables that stay behind."""
+
+    overwrite: bool
+    only_check: bool
+    left_out: Collection[str]
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What was copied, and what a reader should know of what was not."""
+
+    tables: int
+    rows: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def copy_to_postgres(
+    package: str,
+    settings: DatabaseSettings,
+    to: DatabaseTarget,
+    *,
+    track: Track,
+    overwrite: bool = False,
+    only_check: bool = False,
+    left_out: Collection[str] = (),
+) -> CopyReport:
+    """Copy the configured SQLite file to a PostgreSQL database, or go on with a copy.
+
+    Raise CopyError with all that is in the way, before the first row is written. Raise
+    DatabaseSettingsError for other databases, and DatabaseUnavailableError if one can't be used.
+    """
+    started = time.monotonic()
+    file = _find_file(settings)
+    there = settings.with_migration_target(to)
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(file))
+        code = read_code_revisions(package, settings)
+        revision = _find_revision(source, code)
+        target = Target(_driver_of(stack.enter_context(open_connection(there))))
+        _lock(target)
+        copy = _Copy(
+            source, target, Ledger(target), track, (code.environment.version_table, revision)
+        )
+        tables = copy.read_tables(left_out)
+        if not copy.has_begun:
+            copy.prepare(tables, package, there, overwrite=overwrite)
+        plan, expected = copy.check(tables, left_out)
+        if only_check:
+            copy.clean_up(plan)
+        else:
+            copy.copy_rows(plan, expected)
+            copy.compare(plan, expected)
+            copy.finish(plan)
+    rows = sum(found.rows for found in expected.values())
+    return CopyReport(len(plan.pairs), rows, time.monotonic() - started, plan.notes)
+
+
+class _Copy:
+    """The steps of a copy."""
+
+    def __init__(
+        self,
+        source: SourceFile,
+        target: Target,
+        ledger: Ledger,
+        track: Track,
+        version: tuple[str, str],
+    ) -> None:
+        self._source, self._target, self._ledger, self._track = source, target, ledger, track
+        self._version = version
+        self._is_ours = ledger.exists
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether a copy that was killed has left rows, or may have."""
+        return bool(self._ledger.read_tables())
+
+    def read_tables(self, left_out: Collection[str]) -> list[SourceTable]:
+        """Return the file's tables but that of Alembic. Raise CopyError for an unknown name."""
+        tables = [one for one in self._source.read_tables() if one.name != self._version[0]]
+        for name in left_out:
+            if name not in [one.name for one in tables]:
+                raise CopyError(f"--skip {name}: the file has no such table")
+        return tables
+
+    def prepare(
+        self,
+        tables: Collection[SourceTable],
+        package: str,
+        settings: DatabaseSettings,
+        *,
+        overwrite: bool,
+    ) -> None:
+        """Bring the schema to the file's revision; the first row makes the target ours."""
+        filled = self._find_filled(tables)
+        if filled and not self._is_ours and not overwrite:
+            raise CopyError(
+                f"the target is not empty, it has rows in {', '.join(filled)}: name an empty "
+                "database, or let these tables be emptied first: --overwrite"
+            )
+        if not filled:
+            # Rows that migrations make are not taken for somebody's.
+            self._ledger.create()
+            self._is_ours = True
+        upgrade(package, settings, self._version[1])
+        found = self._target.read(f"SELECT version_num FROM {quote_name(self._version[0])}")
+        if found != [(self._version[1],)]:
+            there = ", ".join(revision for (revision,) in found) or "none"
+            raise CopyError(
+                f"the target is at revision {there} and the file at {self._version[1]}: migrate "
+                "the file (my-service migrate), or name an empty database"
+            )
+
+    def check(
+        self, tables: Collection[SourceTable], left_out: Collection[str]
+    ) -> tuple[CopyPlan, dict[str, Fingerprint]]:
+        """Look at each value. Raise CopyError for those that PostgreSQL would refuse."""
+        findings = Findings()
+        check_file(self._source, findings)
+        plan = plan_copy(self._source, self._target, findings, tables=tables, left_out=left_out)
+        total = sum(self._source.count(pair.source) for pair in plan.pairs)
+        with self._track("checking", total) as advance:
+            expected = {
+                pair.name: check_values(self._source, self._target, pair, findings, advance)
+                for pair in plan.pairs
+            }
+        notes = check_constraints(self._source, self._target, plan, findings)
+        plan = CopyPlan(plan.pairs, (*plan.notes, *notes))
+        self._source.refuse_change()
+        if findings:
+            self.clean_up(plan)
+            lines = "\n".join(f"  {finding}" for finding in findings)
+            raise CopyError(f"PostgreSQL would refuse this; no row was written:\n{lines}")
+        return plan, expected
+
+    def clean_up(self, plan: CopyPlan) -> None:
+        """Leave a target without rows: an empty schema."""
+        if self._is_ours and not self.has_begun:
+            if names := self._find_filled([pair.source for pair in plan.pairs]):
+                self._target.execute(f"TRUNCATE {', '.join(map(quote_name, names))} CASCADE")
+            self._ledger.drop()
+
+    def copy_rows(self, plan: CopyPlan, expected: dict[str, Fingerprint]) -> None:
+        """Copy what is not there, table by table, in transactions of some chunks of rows."""
+        self._ledger.begin(expected, self._version)
+        state = self._ledger.read_tables()
+        left = sum(found.rows - state[name].copied for name, found in expected.items())
+        with self._track("copying", left) as advance:
+            for pair in plan.pairs:
+                if state[pair.name].copied < expected[pair.name].rows:
+                    self._copy_table(pair, state[pair.name].copied, advance)
+
+    def _copy_table(self, pair: TablePair, skip: int, advance: Advance) -> None:
+        encoder = RowEncoder(pair.columns)
+        names = ", ".join(quote_name(column.name) for column in pair.columns)
+        statement = f"COPY {quote_name(pair.name)} ({names}) FROM STDIN".encode()
+        chunks = self._source.read_chunks(pair.source, pair.source_columns, skip=skip)
+        written = -1
+        while written:
+            written = 0
+            with self._target.driver.transaction(), self._target.driver.cursor() as cursor:
+                with cursor.copy(statement) as copy:
+                    for rows in islice(chunks, _CHUNKS_IN_TRANSACTION):
+                        copy.write(encoder.encode(rows))
+                        written += len(rows)
+                self._ledger.add_copied(pair.name, written)
+            self._source.refuse_change()
+            advance(written)
+
+    def compare(self, plan: CopyPlan, expected: dict[str, Fingerprint]) -> None:
+        """Read all rows again. Raise CopyError for tables that differ from the file's."""
+        different = []
+        total = sum(found.rows for found in expected.values())
+        with self._track("comparing", total) as advance:
+            for pair in plan.pairs:
+                found = self._read_fingerprint(pair, advance)
+                if found != expected[pair.name]:
+                    counts = f"{expected[pair.name].rows:,} rows in the file, {found.rows:,} there"
+                    different.append(f"  {pair.name}: {counts}")
+        if different:
+            raise CopyError(
+                "these tables differ from the file's; if something else writes to the target, "
+                "stop it, empty the target and copy again:\n" + "\n".join(different)
+            )
+
+    def _read_fingerprint(self, pair: TablePair, advance: Advance) -> Fingerprint:
+        encoder = RowEncoder(pair.columns)
+        names = ", ".join(quote_name(column.name) for column in pair.columns)
+        query = f"COPY (SELECT {names} FROM {quote_name(pair.name)}) TO STDOUT".encode()
+        found = Fingerprint()
+        with self._target.driver.cursor() as cursor, cursor.copy(query) as copy:
+            for lines in split_pieces(encoder, map(bytes, copy)):
+                found = found.add(lines)
+                advance(len(lines))
+        return found
+
+    def finish(self, plan: CopyPlan) -> None:
+        """Make constraints again, set the sequences, and end the copy."""
+        counters = self._source.read_counters()
+        self._source.refuse_change()
+        self._ledger.finish(find_sequence_values(self._target, plan.pairs, counters))
+        names = ", ".join(quote_name(pair.name) for pair in plan.pairs)
+        self._target.execute(f"ANALYZE {names}")
+
+    def _find_filled(self, tables: Collection[SourceTable]) -> list[str]:
+        known = {name.lower(): name for name in self._target.read_columns()}
+        names = [known[one.name.lower()] for one in tables if one.name.lower() in known]
+        return [name for name in names if self._target.has_rows(name)]
+
+
+def resolve_target(settings: DatabaseSettings, argument: str | None) -> DatabaseTarget:
+    """Return the database to copy to, as the command or a variable names it.
+
+    Raise DatabaseSettingsError if there is none, or it is not PostgreSQL.
+    """
+    variable = "TARGET_URL" if argument else "APP_DATABASE_COPY_TARGET_URL"
+    url = SecretStr(argument) if argument else settings.database_copy_target_url
+    parsed = url and parse_url(url.get_secret_value(), variable, settings.tls_parameters())
+    if not parsed or parsed.backend != "postgres":
+        raise DatabaseSettingsError(
+            f"{variable}: the copy goes to PostgreSQL; set it to "
+            "postgresql://user:password@host:5432/name"
+        )
+    return parsed
+
+
+def _find_file(settings: DatabaseSettings) -> Path:
+    source = settings.database_target
+    if source.backend != "sqlite":
+        raise DatabaseSettingsError(
+            f"{source.chosen_by}: a SQLite file is copied, and this names {source.masked}; set "
+            "APP_DATABASE_URL=sqlite:///… until the copy is done"
+        )
+    return Path(source.url.database or "")
+
+
+def _find_revision(source: SourceFile, code: CodeRevisions) -> str:
+    state = code.compare(source.connection)
+    if state.age in ("newer", "foreign"):
+        raise UnknownRevisionError(state)
+    if len(state.revisions) != 1:
+        raise CopyError(
+            f"the file has {state.shown}, so that there is no schema to copy: migrate it first"
+        )
+    return next(iter(state.revisions))
+
+
+def _driver_of(connection: object) -> "psycopg.Connection[tuple[object, ...]]":
+    driver = connection.connection.driver_connection  # type: ignore[attr-defined]
+    assert isinstance(driver, psycopg.Connection)
+    return driver
+
+
+def _lock(target: Target) -> None:
+    if not target.read("SELECT pg_try_advisory_lock(%s)", LOCK_KEY)[0][0]:
+        raise DatabaseUnavailableError("another copy to this database is under way: wait for it")

@@ -1,0 +1,169 @@
+"""The PostgreSQL database that is copied to: what its tables are like, as the server records it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from .source import quote_name
+
+# Of the schema that a service uses, without the tables of extensions.
+_OURS = """
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
+        AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND NOT EXISTS (
+            SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid
+                AND deptype = 'e')
+"""
+_COLUMNS = f"""
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), b.typname,
+        CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, t.typtype = 'd',
+        a.attnotnull, a.attgenerated <> '', a.atthasdef OR a.attidentity <> '',
+        ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = b.oid)
+    {_OURS}
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    JOIN pg_type t ON t.oid = a.atttypid
+    JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+    ORDER BY c.relname, a.attnum
+"""
+_NAMES = """
+    ARRAY(SELECT a.attname::text FROM unnest({keys}) WITH ORDINALITY AS each(number, place)
+        JOIN pg_attribute a ON a.attrelid = {table} AND a.attnum = each.number ORDER BY each.place)
+"""
+_UNIQUE = f"""
+    SELECT c.relname, i.relname, {_NAMES.format(keys="x.indkey::int2[]", table="c.oid")},
+        coalesce((to_jsonb(x) ->> 'indnullsnotdistinct')::boolean, false)
+    {_OURS}
+    JOIN pg_index x ON x.indrelid = c.oid AND x.indisunique AND x.indpred IS NULL
+        AND x.indexprs IS NULL AND x.indnatts = x.indnkeyatts
+    JOIN pg_class i ON i.oid = x.indexrelid
+"""
+_FOREIGN_KEYS = f"""
+    SELECT c.relname, k.conname, {_NAMES.format(keys="k.conkey", table="k.conrelid")},
+        f.relname, {_NAMES.format(keys="k.confkey", table="k.confrelid")}
+    {_OURS}
+    JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0
+    JOIN pg_class f ON f.oid = k.confrelid
+"""
+_SEQUENCES = f"""
+    SELECT c.relname, a.attname, s.oid::regclass::text
+    {_OURS}
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef e ON e.adrelid = c.oid AND e.adnum = a.attnum
+    JOIN pg_depend d ON (d.classid, d.objid, d.refclassid) = (
+            'pg_attrdef'::regclass, e.oid, 'pg_class'::regclass)
+        OR (d.classid, d.refclassid, d.refobjid, d.refobjsubid, d.deptype) = (
+            'pg_class'::regclass, 'pg_class'::regclass, c.oid, a.attnum, 'i')
+    JOIN pg_class s ON s.relkind = 'S'
+        AND s.oid = CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid ELSE d.refobjid END
+"""
+
+
+@dataclass(frozen=True)
+class TargetColumn:
+    """A column. `kind` is its type, that of a domain's values if it is a domain.
+
+    `modifier` is what the catalogue keeps of a length, a precision and a scale; -1 for none.
+    """
+
+    name: str
+    type: str
+    kind: str
+    modifier: int
+    is_domain: bool
+    is_not_null: bool
+    is_generated: bool
+    has_default: bool
+    members: Sequence[str]
+
+    @property
+    def is_enum(self) -> bool:
+        """Return whether the type is an enum."""
+        return bool(self.members)
+
+
+@dataclass(frozen=True)
+class UniqueKey:
+    """Columns whose values are unique; NULLs are, too, if they are not distinct."""
+
+    table: str
+    name: str
+    columns: tuple[str, ...]
+    nulls_not_distinct: bool
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """Columns that refer to those of a parent."""
+
+    table: str
+    name: str
+    columns: tuple[str, ...]
+    parent: str
+    parent_columns: tuple[str, ...]
+
+
+class Target:
+    """The database, by the one connection that everything but migrations uses."""
+
+    def __init__(self, driver: "psycopg.Connection[tuple[Any, ...]]") -> None:
+        self.driver = driver
+        driver.autocommit = True
+        for setting in _SETTINGS:
+            self.execute(f"SET {setting}")
+
+    def execute(self, statement: str, *values: object) -> None:
+        """Run a statement that has no result."""
+        self.driver.execute(statement.encode(), values or None)
+
+    def read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        return self.driver.execute(query.encode(), values or None).fetchall()
+
+    def read_columns(self) -> dict[str, list[TargetColumn]]:
+        """Return the columns of each table."""
+        tables: dict[str, list[TargetColumn]] = {}
+        for table, *facts in self.read(_COLUMNS):
+            tables.setdefault(table, []).append(TargetColumn(*facts))
+        return tables
+
+    def read_unique_keys(self) -> list[UniqueKey]:
+        """Return primary keys, unique constraints and unique indexes, but for those of a part."""
+        return [
+            UniqueKey(t, name, tuple(names), nulls) for t, name, names, nulls in self.read(_UNIQUE)
+        ]
+
+    def read_foreign_keys(self) -> list[ForeignKey]:
+        """Return the foreign keys."""
+        return [
+            ForeignKey(table, name, tuple(names), parent, tuple(parent_names))
+            for table, name, names, parent, parent_names in self.read(_FOREIGN_KEYS)
+        ]
+
+    def read_sequences(self) -> list[tuple[str, str, str]]:
+        """Return table, column and sequence of each column that counts by itself."""
+        return self.read(_SEQUENCES)
+
+    def has_rows(self, table: str) -> bool:
+        """Return whether a table has a row."""
+        return bool(self.read(f"SELECT EXISTS (SELECT FROM {quote_name(table)})")[0][0])
+
+    def normalise(self, type_: str, texts: Sequence[str]) -> list[str]:
+        """Return how the server writes values of a type. Raise psycopg.Error if it refuses one."""
+        safe_type = type_.replace("%", "%%")
+        query = (
+            f"SELECT CAST(CAST(given AS {safe_type}) AS text) FROM unnest(%s::text[]) "
+            "WITH ORDINALITY AS each(given, place) ORDER BY place"
+        )
+        return [text for (text,) in self.read(query, list(texts))]
+
+
+_SETTINGS = (
+    "timezone = 'UTC'",
+    "datestyle = 'ISO, YMD'",
+    "intervalstyle = 'postgres'",
+    "bytea_output = 'hex'",
+    "extra_float_digits = 1",
+    "statement_timeout = 0",
+    "idle_in_transaction_session_timeout = 0",
+)

@@ -1,0 +1,227 @@
+"""SQLite's values as PostgreSQL writes them, or why it would refuse them.
+
+A value is stored by SQLite as SQLAlchemy's type has it there: a moment is a text, an interval the
+moment that far after 1970, a UUID 32 digits. Text is that of COPY, in the form in which PostgreSQL
+gives it back, so that both sides can be compared.
+"""
+
+import re
+import struct
+from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from typing import Any
+
+from .documents import (
+    canonicalise_json,
+    convert_array,
+    convert_json,
+    convert_jsonb,
+    convert_text,
+)
+from .errors import CORRECT, RefusedValueError, refuse_class
+from .moments import convert_date, convert_interval, convert_time, create_moment_converter
+from .target import TargetColumn
+
+Convert = Callable[[Any], str]
+Canonicalise = Callable[[bytes], bytes]
+
+NULL = "\\N"
+_SPECIAL = re.compile(r"[\\\n\t\r\b\f\v]")
+_ESCAPES = {
+    ord(character): f"\\{letter}"
+    for character, letter in zip("\\\n\t\r\b\f\v", "\\ntrbfv", strict=True)
+}
+_HEX_UUID = re.compile(r"[0-9a-fA-F]{32}")
+_DECIMALS = Context(prec=1100)
+# More than this, in hexadecimal digits, is no field of PostgreSQL's.
+_MOST_BYTES = 500_000_000
+
+
+def escape(text: str) -> str:
+    """Return a text as COPY has it."""
+    return text.translate(_ESCAPES) if _SPECIAL.search(text) else text
+
+
+def create_converter(column: TargetColumn) -> Convert:
+    """Return what converts the values of a column, but NULL. Raises RefusedValueError."""
+    if column.is_enum:
+        return _create_enum_converter(frozenset(column.members))
+    match column.kind:
+        case "int2" | "int4" | "int8":
+            return _create_integer_converter(8 * int(column.kind[-1]))
+        case "numeric":
+            return _create_numeric_converter(column.modifier)
+        case "float4" | "float8":
+            return _create_float_converter(column.kind)
+        case "varchar" | "bpchar":
+            return _create_text_converter(column.kind, column.modifier - 4)
+        case "timestamptz" | "timestamp":
+            return create_moment_converter(column.kind == "timestamptz")
+        case kind if kind.startswith("_"):
+            return convert_array
+        case kind:
+            return _CONVERTERS.get(kind, _convert_any)
+
+
+def is_written_alike(column: TargetColumn) -> bool:
+    """Return whether a converted value is as PostgreSQL writes it; else the server is asked."""
+    if column.is_domain:
+        return False
+    if column.kind in ("time", "timestamp", "timestamptz", "interval"):
+        return column.modifier == -1
+    return column.is_enum or column.kind in _WRITTEN_ALIKE
+
+
+def find_canonical_form(column: TargetColumn) -> Canonicalise | None:
+    """Return what gives equal fields to equal values of a type that may be written in two ways."""
+    match column.kind:
+        case "float4" | "float8":
+            form = f">{'f' if column.kind == 'float4' else 'd'}"
+            return lambda field: struct.pack(form, float(field)).hex().encode()
+        case "jsonb":
+            return canonicalise_json
+        case _:
+            return None
+
+
+def _create_text_converter(kind: str, length: int) -> Convert:
+    limit = length if length > 0 else (1 if kind == "bpchar" else None)
+
+    def convert_bounded_text(value: Any) -> str:
+        text = convert_text(value)
+        if limit is None:
+            return text
+        if len(text) > limit:
+            raise RefusedValueError(
+                f"a text of more than {limit} characters",
+                f"shorten it: UPDATE {{table}} SET {{column}} = substr({{column}}, 1, {limit}) "
+                f"WHERE length({{column}}) > {limit}; or raise the length in a migration",
+            )
+        return text.ljust(limit) if kind == "bpchar" else text
+
+    return convert_bounded_text
+
+
+def _create_enum_converter(members: frozenset[str]) -> Convert:
+    def convert_member(value: Any) -> str:
+        if value not in members:
+            raise RefusedValueError(
+                "no member of the enum", f"{CORRECT}, or add the member in a migration"
+            )
+        return str(value)
+
+    return convert_member
+
+
+def _create_integer_converter(bits: int) -> Convert:
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+    def convert_integer(value: Any) -> str:
+        if type(value) is not int:
+            raise refuse_class(value, "integers")
+        if not lowest <= value <= highest:
+            raise RefusedValueError(
+                f"an integer of more than {bits} bits",
+                f"{CORRECT}, or make the column a BigInteger in a migration",
+            )
+        return str(value)
+
+    return convert_integer
+
+
+def _convert_boolean(value: Any) -> str:
+    if type(value) is not int or value not in (0, 1):
+        raise RefusedValueError("neither 0 nor 1 in a column of booleans", CORRECT)
+    return "t" if value else "f"
+
+
+def _create_float_converter(kind: str) -> Convert:
+    def convert_float(value: Any) -> str:
+        if type(value) not in (int, float):
+            raise refuse_class(value, "floats")
+        if kind == "float8":
+            return repr(float(value))
+        try:
+            return repr(struct.unpack(">f", struct.pack(">f", value))[0])
+        except OverflowError:
+            raise RefusedValueError(
+                "a number above the column's range",
+                f"{CORRECT}, or make the column a Double in a migration",
+            ) from None
+
+    return convert_float
+
+
+def _create_numeric_converter(modifier: int) -> Convert:
+    if modifier == -1:
+        return lambda value: _write_decimal(_read_decimal(value))
+    precision = (modifier - 4) >> 16 & 0xFFFF
+    scale = ((modifier - 4) & 0x7FF ^ 1024) - 1024
+    limit, unit = Decimal(10) ** (precision - scale), Decimal(1).scaleb(-scale)
+
+    def convert_numeric(value: Any) -> str:
+        number = _read_decimal(value)
+        if abs(number) < limit:
+            number = number.quantize(unit, ROUND_HALF_UP, _DECIMALS)
+        if abs(number) >= limit:
+            raise RefusedValueError(
+                f"a number of more than {precision} digits, {scale} of them decimals",
+                f"{CORRECT}, or raise the precision in a migration",
+            )
+        return _write_decimal(number)
+
+    return convert_numeric
+
+
+def _write_decimal(number: Decimal) -> str:
+    return format(number if number else abs(number), "f")
+
+
+def _read_decimal(value: Any) -> Decimal:
+    if type(value) not in (int, float, str):
+        raise refuse_class(value, "numbers")
+    try:
+        number = Decimal(repr(value) if type(value) is float else value)
+    except InvalidOperation:
+        raise refuse_class(value, "numbers") from None
+    if not number.is_finite():
+        raise RefusedValueError("infinity, or no number at all", CORRECT)
+    return number
+
+
+def _convert_bytes(value: Any) -> str:
+    if type(value) is not bytes:
+        raise refuse_class(value, "bytes")
+    if len(value) > _MOST_BYTES:
+        raise RefusedValueError("more bytes than PostgreSQL takes, 500 MB", "keep it in a file")
+    return f"\\x{value.hex()}"
+
+
+def _convert_uuid(value: Any) -> str:
+    digits = value.replace("-", "") if type(value) is str else ""
+    if not _HEX_UUID.fullmatch(digits):
+        raise RefusedValueError("no UUID", CORRECT)
+    digits = digits.lower()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _convert_any(value: Any) -> str:
+    """Return a value of a type that only the server knows."""
+    return convert_text(str(value) if type(value) in (int, float) else value)
+
+
+_CONVERTERS: dict[str, Convert] = {
+    "bool": _convert_boolean,
+    "bytea": _convert_bytes,
+    "date": convert_date,
+    "interval": convert_interval,
+    "json": convert_json,
+    "jsonb": convert_jsonb,
+    "text": convert_text,
+    "time": convert_time,
+    "uuid": _convert_uuid,
+}
+_WRITTEN_ALIKE = {
+    *_CONVERTERS,
+    *("int2", "int4", "int8", "numeric", "float4", "float8", "varchar", "bpchar"),
+}

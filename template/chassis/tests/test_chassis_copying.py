@@ -1,0 +1,389 @@
+"""A copy of a SQLite file to PostgreSQL: equal afterwards, or refused before the first row."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from chassis_depot import Depot, written
+from chassis_stock import only_on
+from chassis_warehouse import counted, fill, read
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from chassis import ChassisSettings
+from chassis.db import DatabaseSettings, DatabaseUnavailableError
+from chassis.db.copying.copy import CopyReport, copy_to_postgres
+from chassis.db.copying.errors import CopyError
+from chassis.db.migrations.connect import open_connection
+from chassis.db.migrations.upgrade import upgrade
+
+CREATE = "from chassis_warehouse import metadata; metadata.create_all(op.get_bind())"
+TESTS = Path(__file__).parent
+
+
+class Move:
+    """A service on a SQLite file, and the PostgreSQL database that it moves to."""
+
+    def __init__(self, depot: Depot, file: Path, settings: ChassisSettings) -> None:
+        self.depot = depot
+        self.file = file
+        self.here = DatabaseSettings(
+            database_url=SecretStr(f"sqlite:///{file}"), secrets_dir=settings.secrets_dir
+        )
+        self.there = settings
+
+    def copy(self, **options: object) -> CopyReport:
+        """Copy, and say nothing."""
+        to = self.there.database_target
+        return copy_to_postgres(self.depot.package, self.here, to, track=track, **options)  # type: ignore[arg-type]
+
+    def execute(self, *statements: str) -> None:
+        """Write to the file, past all that the service would refuse."""
+        with closing(sqlite3.connect(self.file)) as database, database:
+            for statement in statements:
+                database.execute(statement)
+
+    def ask(self, query: str) -> list[tuple[object, ...]]:
+        """Ask PostgreSQL."""
+        with open_connection(self.there) as connection:
+            return [tuple(row) for row in connection.execute(text(query))]
+
+
+@contextmanager
+def track(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+    yield lambda more: None
+
+
+@pytest.fixture
+def move(tmp_path: Path, settings: ChassisSettings) -> Iterator[Move]:
+    only_on("postgres", settings)
+    with written(tmp_path) as depot:
+        depot.add("1", CREATE)
+        move = Move(depot, tmp_path / "app.db", settings)
+        upgrade(depot.package, move.here)
+        yield move
+
+
+def assert_equal(move: Move) -> None:
+    assert read(move.here) == read(move.there)
+    assert move.ask("SELECT to_regclass('chassis_copy')") == [(None,)]
+    upgrade(move.depot.package, move.there)
+
+
+def test_every_type_is_equal_afterwards(move: Move) -> None:
+    fill(move.here, 2000)
+    before = move.file.read_bytes()
+
+    report = move.copy()
+
+    assert_equal(move)
+    assert (report.tables, report.rows) == (9, sum(map(len, read(move.here).values())))
+    assert move.file.read_bytes() == before
+
+
+def test_constraints_are_as_before(move: Move) -> None:
+    query = """SELECT conname, pg_get_constraintdef(oid), convalidated FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace ORDER BY conname"""
+    upgrade(move.depot.package, move.there)
+    before = move.ask(query)
+    fill(move.here, 100)
+
+    move.copy()
+
+    assert move.ask(query) == before
+
+
+def test_the_next_row_gets_the_next_number(move: Move) -> None:
+    fill(move.here, 100)
+    move.copy()
+    for settings in (move.here, move.there):
+        with open_connection(settings) as connection:
+            [number] = connection.execute(counted.insert().returning(counted.c.id)).one()
+            # AUTOINCREMENT never gives the number of a deleted row again.
+            assert number == 10
+
+
+def test_a_service_is_not_ready_on_half_of_its_data(move: Move) -> None:
+    fill(move.here, 100)
+
+    @contextmanager
+    def stop(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        if step == "comparing":
+            raise KeyboardInterrupt
+        yield lambda more: None
+
+    with pytest.raises(KeyboardInterrupt):
+        copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=stop)
+    assert move.ask("SELECT count(*) FROM alembic_version") == [(0,)]
+
+    move.copy()
+    assert_equal(move)
+
+
+DAMAGE = {
+    "NUL": ("UPDATE kinds SET text = 'a' || char(0) || 'b' WHERE id = 3",
+        "kinds.text: a text with a NUL in 1 row (id=3); take it out: UPDATE"),
+    "no UTF-8": ("UPDATE kinds SET text = CAST(x'fffe' AS TEXT) WHERE id = 4",
+        "kinds.text: a text that is not UTF-8 in 1 row (id=4)"),
+    "half a surrogate pair": ("UPDATE kinds SET text = CAST(x'eda080' AS TEXT) WHERE id = 4",
+        "kinds.text: a text that is not UTF-8 in 1 row (id=4)"),
+    "an integer of 33 bits": ("UPDATE kinds SET whole = 4294967296 WHERE id < 3",
+        "kinds.whole: an integer of more than 32 bits in 2 rows (id=1, id=2); .*BigInteger"),
+    "a small integer": ("UPDATE kinds SET small = 32768 WHERE id = 1", "more than 16 bits"),
+    "a text among integers": ("UPDATE kinds SET big = 'many' WHERE id = 1",
+        "kinds.big: a text in a column of integers"),
+    "a fraction among integers": ("UPDATE kinds SET big = 1.5 WHERE id = 1",
+        "kinds.big: a fraction in a column of integers"),
+    "a boolean of 2": ("UPDATE kinds SET flag = 2 WHERE id = 1", "kinds.flag: neither 0 nor 1"),
+    "too many digits": ("UPDATE kinds SET money = 123456789.5 WHERE id = 1",
+        "kinds.money: a number of more than 10 digits, 2 of them decimals"),
+    "rounded to too many digits": ("UPDATE kinds SET money = 99999999.996 WHERE id = 1",
+        "kinds.money: a number of more than 10 digits"),
+    "infinity": ("UPDATE kinds SET exact = 9e999 WHERE id = 1", "kinds.exact: infinity"),
+    "a real": ("UPDATE kinds SET real = 1e300 WHERE id = 1", "kinds.real: a number above"),
+    "too long": ("UPDATE kinds SET short = hex(zeroblob(30)) WHERE id = 1",
+        "kinds.short: a text of more than 40 characters in 1 row (id=1); shorten it: UPDATE"),
+    "bytes in a text": ("UPDATE kinds SET text = x'41' WHERE id = 1",
+        "kinds.text: bytes in a column of text"),
+    "a text in bytes": ("UPDATE kinds SET data = 'text' WHERE id = 1",
+        "kinds.data: a text in a column of bytes"),
+    "no UUID": ("UPDATE kinds SET uuid = 'zz' WHERE id = 1", "kinds.uuid: no UUID"),
+    "a day of February": ("UPDATE kinds SET day = '2023-02-29' WHERE id = 1", "kinds.day: none of"),
+    "seconds since 1970": ("UPDATE kinds SET moment = 1700000000 WHERE id = 1",
+        "kinds.moment: an integer in a column of datetimes"),
+    "a zone that would be lost": ("UPDATE kinds SET local = '2023-01-01 00:00:00+02:00' WHERE id=1",
+        "kinds.local: a moment with a time zone in a column without one"),
+    "no JSON": ("UPDATE kinds SET json = '{''a'': 1}' WHERE id = 1", "kinds.json: no JSON that"),
+    "NaN in JSON": ("UPDATE kinds SET document = '[NaN]' WHERE id = 1", "document: no JSON that"),
+    "NUL in JSON": (r"""UPDATE kinds SET document = '{"a": "\u0000"}' WHERE id = 1""",
+        "kinds.document: a NUL in a text of a JSON document"),
+    "no member": ("UPDATE kinds SET color = 'RED' WHERE id = 1",
+        "kinds.color: no member of the enum"),
+    "an array of texts": ("""UPDATE kinds SET numbers = '["x"]' WHERE id = 7""",
+        r"kinds.numbers: no integer\[\] \(22P02\) in 1 row (id=7)"),
+    "an orphan": ("UPDATE trees SET parent_id = 99999 WHERE id = 2",
+        "trees.parent_id: no row of trees that it refers to (fk_trees_parent_id_trees) "
+        "in 1 row (id=2)"),
+    "a table of nobody": ("CREATE TABLE scratch AS SELECT 1 AS x",
+        "scratch: the migrations make no such table on PostgreSQL in 1 row .*--skip scratch"),
+    "a column of nobody": ("ALTER TABLE log ADD COLUMN extra INT",
+        "log.extra: PostgreSQL's table has no such column"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("statement", "says"), DAMAGE.values(), ids=DAMAGE)
+def test_what_postgres_refuses_is_found_before_a_row_is_written(
+    move: Move, statement: str, says: str
+) -> None:
+    fill(move.here, 50)
+    move.execute(statement)
+    pattern = says.replace("(id", r"\(id").replace(")", r"\)").replace(r"\\)", r"\)")
+    pattern = pattern.replace("(fk", r"\(fk")
+
+    with pytest.raises(CopyError, match=pattern):
+        move.copy()
+
+    assert not any(rows for rows in read(move.there).values())
+    assert move.ask("SELECT to_regclass('chassis_copy')") == [(None,)]
+
+
+def test_all_findings_are_listed_at_once(move: Move) -> None:
+    fill(move.here, 50)
+    statements = [statement for statement, _ in DAMAGE.values()]
+    move.execute(*[one for one in statements if one.startswith("UPDATE kinds SET text")])
+    move.execute("UPDATE kinds SET flag = 7", "UPDATE kinds SET big = 'x' WHERE id > 40")
+    with pytest.raises(CopyError) as caught:
+        move.copy()
+    found = str(caught.value)
+    assert "kinds.flag: neither 0 nor 1 in a column of booleans in 50 rows (id=1, " in found
+    assert "id=20 and 30 more)" in found
+    assert "kinds.big: a text in a column of integers in 10 rows" in found
+    assert "a text with a NUL" in found
+    assert "a text that is not UTF-8" in found
+
+
+def test_null_and_checks_that_sqlite_let_pass_are_found(move: Move) -> None:
+    move.execute(
+        "PRAGMA ignore_check_constraints=ON",
+        "PRAGMA writable_schema=ON",
+        "UPDATE sqlite_master SET sql = replace(sql, 'text TEXT NOT NULL', 'text TEXT')",
+    )
+    move.execute("INSERT INTO kinds (id) VALUES (1)")
+    with pytest.raises(CopyError, match=r"kinds.text: NULL in a column .* \(id=1\)"):
+        move.copy()
+
+
+def test_legacy_datetimes_are_read_as_the_service_reads_them(move: Move) -> None:
+    fill(move.here, 5)
+    legacy = ("2024-05-06T07:08:09", "2024-05-06 07:08", "2024-05-06", "2024-05-06T09:08:09+02:00")
+    for number, moment in enumerate(legacy, 1):
+        move.execute(f"UPDATE kinds SET moment = '{moment}' WHERE id = {number}")
+    move.copy()
+    assert_equal(move)
+    assert (
+        move.ask("SELECT moment::text FROM kinds WHERE id IN (1, 4) ORDER BY id")
+        == [("2024-05-06 07:08:09+00",)] * 2
+    )
+
+
+def test_a_writer_during_the_copy_is_noticed_and_the_next_run_begins_anew(move: Move) -> None:
+    fill(move.here, 500)
+
+    @contextmanager
+    def write(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        if step == "copying":
+            move.execute("UPDATE kinds SET text = 'changed' WHERE id = 7")
+        yield lambda more: None
+
+    with pytest.raises(CopyError, match=r"app.db was written to while it was copied: stop the"):
+        copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=write)
+
+    move.copy()
+    assert_equal(move)
+
+
+def test_a_target_with_rows_is_refused_unless_told(move: Move) -> None:
+    fill(move.here, 50)
+    upgrade(move.depot.package, move.there)
+    with open_connection(move.there) as connection:
+        connection.execute(text("INSERT INTO counted (name) VALUES ('mine')"))
+        connection.commit()
+
+    with pytest.raises(CopyError, match=r"it has rows in counted: .*--overwrite"):
+        move.copy()
+    assert move.ask("SELECT name FROM counted") == [("mine",)]
+
+    move.copy(overwrite=True)
+    assert_equal(move)
+
+
+def test_overwrite_empties_nothing_if_a_value_is_refused(move: Move) -> None:
+    fill(move.here, 50)
+    move.copy()
+    move.execute("UPDATE kinds SET flag = 2 WHERE id = 1")
+    before = read(move.there)
+    with pytest.raises(CopyError, match="neither 0 nor 1"):
+        move.copy(overwrite=True)
+    assert read(move.there) == before
+
+
+def test_rows_that_migrations_make_are_not_copied_twice(move: Move) -> None:
+    insert = "op.execute(\"INSERT INTO counted (name) VALUES ('first')\")"
+    move.depot.add("2", insert)
+    upgrade(move.depot.package, move.here)
+    move.copy(only_check=True)
+    move.copy()
+    assert_equal(move)
+
+
+def test_the_schema_is_that_of_the_files_revision(move: Move) -> None:
+    move.depot.add("2", "op.create_table('later', sa.Column('id', sa.Integer, primary_key=True))")
+    fill(move.here, 20)
+    move.copy()
+    assert move.ask("SELECT to_regclass('later'), version_num FROM alembic_version") == [
+        (None, "1")
+    ]
+
+
+def test_a_table_can_be_left_out(move: Move) -> None:
+    fill(move.here, 20)
+    move.execute("CREATE TABLE scratch AS SELECT 1 AS x")
+    report = move.copy(left_out=("scratch",))
+    assert report.notes == ("table scratch is left out, as asked for",)
+    assert_equal(move)
+    with pytest.raises(CopyError, match="--skip nowhere: the file has no such table"):
+        move.copy(left_out=("nowhere",))
+
+
+def test_triggers_do_not_run(move: Move) -> None:
+    upgrade(move.depot.package, move.there)
+    with open_connection(move.there) as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN NEW.text = upper(NEW.text); RETURN NEW; END'"
+        )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER shout BEFORE INSERT ON kinds FOR EACH ROW EXECUTE FUNCTION shout()"
+        )
+        connection.commit()
+    fill(move.here, 20)
+    move.copy()
+    assert_equal(move)
+    assert move.ask("SELECT tgenabled FROM pg_trigger WHERE NOT tgisinternal") == [("O",)]
+
+
+def test_two_copies_at_once_are_refused(move: Move) -> None:
+    fill(move.here, 20)
+
+    @contextmanager
+    def copy_again(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        with pytest.raises(DatabaseUnavailableError, match="another copy"):
+            move.copy()
+        yield lambda more: None
+
+    copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=copy_again)
+    assert_equal(move)
+
+
+KILLED = """
+import os, signal, sys, threading
+from contextlib import contextmanager
+from pydantic import SecretStr
+from chassis.db import DatabaseSettings
+from chassis.db.address.urls import parse_url
+from chassis.db.copying import copy, source
+
+package, here, there, steps, seconds = sys.argv[1:]
+source._CHUNK_ROWS, copy._CHUNKS_IN_TRANSACTION = 50, 1
+left = int(steps)
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@contextmanager
+def track(step, rows):
+    def advance(more):
+        global left
+        left -= 1
+        if not left:
+            threading.Timer(float(seconds), kill).start()
+    yield advance
+
+settings = DatabaseSettings(database_url=SecretStr(here))
+copy.copy_to_postgres(package, settings, parse_url(there, "TARGET_URL"), track=track)
+"""
+
+
+def test_a_copy_that_is_killed_at_any_moment_goes_on(move: Move) -> None:
+    fill(move.here, 3000)
+    chance = random.Random()
+    url = move.there.database_url
+    assert url is not None
+    killed = 0
+    for steps in chance.sample(range(1, 130), 6):
+        seconds = chance.random() / 20
+        arguments = [
+            *(move.depot.package, f"sqlite:///{move.file}", url.get_secret_value()),
+            *(str(steps), str(seconds)),
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, *arguments],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(move.file.parent)])},
+            check=False,
+            capture_output=True,
+        )
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+        killed += done.returncode != 0
+        if done.returncode == 0:
+            break
+    if move.ask("SELECT to_regclass('chassis_copy')") != [(None,)]:
+        move.copy()
+    assert killed
+    assert_equal(move)
