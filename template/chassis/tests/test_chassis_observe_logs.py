@@ -133,12 +133,6 @@ async def logging_service(
             yield client, log
 
 
-@pytest.fixture(autouse=True)
-def _silent_client(caplog: pytest.LogCaptureFixture) -> None:
-    """Leave the lines of the client out, which name what it asks for."""
-    caplog.set_level("WARNING", "httpx2")
-
-
 class TestLines:
     """One JSON object a line."""
 
@@ -214,6 +208,19 @@ class TestLines:
             logger.warning("seen")
 
         assert [line["message"] for line in log.lines] == ["seen"]
+
+    async def test_a_call_to_another_service_is_not_written_with_its_url(
+        self, settings: ChassisSettings
+    ) -> None:
+        for name in ("httpx", "httpx2"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
+        with logged(LogOptions(level="INFO")) as log:
+            async with served(create_stock(settings, router)) as client:
+                await client.get("/items/7", params={"signature": "4f2a"})
+            logging.getLogger("httpx").info("HTTP Request: GET %s", "/items/7?signature=4f2a")
+
+        assert log.of("sample")
+        assert "4f2a" not in log.getvalue()
 
     async def test_the_server_writes_such_lines_too_and_says_nothing_twice(
         self, settings: ChassisSettings

@@ -71,10 +71,11 @@ def configure_logging(options: LogOptions) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_unreported)
     # uvicorn writes no access lines of its own if nobody listens.
     logging.getLogger("uvicorn.access").propagate = False
-    # At DEBUG the one writes every statement with its values; at INFO the others list their parts.
+    # At DEBUG aiosqlite writes every statement with its values; at INFO the next two list their
+    # parts, and HTTP clients write the whole URL of each call, with the secrets in its query.
     logging.getLogger("aiosqlite").setLevel(logging.INFO)
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
-    logging.getLogger("chassis.db.pool").setLevel(logging.WARNING)
+    for name in ("alembic.runtime.plugins", "chassis.db.pool", "httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _create_handler(options: LogOptions) -> logging.Handler:
