@@ -1,5 +1,6 @@
 """The test kit, tested on a service of its own whose tests run in a pytest of their own."""
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -311,3 +312,12 @@ def test_another_choice_of_database_is_refused(pytester: pytest.Pytester, choice
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*write sqlite, postgres, or a postgresql:// URL*"])
+
+
+def test_the_guide_has_a_row_for_each_fixture(pytester: pytest.Pytester) -> None:
+    listed = pytester.runpytest_inprocess("--fixtures").stdout.str()
+    _, _, kit = listed.partition("fixtures defined from chassis.testing ")
+    fixtures = re.findall(r"^(\w+)(?: \[\w+ scope\])? -- ", kit.split("\n---")[0], re.MULTILINE)
+    guide = Path(__file__).parents[1] / "docs" / "testing.md"
+    rows = re.findall(r"^\| `(\w+)` \|", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(fixtures)

@@ -1,0 +1,37 @@
+"""The guide's pages for a service as it is rendered: together in one, its own tools pass."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import Render
+from tests.pages._service import write_files
+from tests.repository import ROOT
+
+PAGES = ("metrics", "testing")
+
+
+def test_the_services_own_tools_have_nothing_to_say(rendered: Render, tmp_path: Path) -> None:
+    service = shutil.copytree(rendered(), tmp_path / "service")
+    for page in PAGES:
+        write_files(ROOT / f"template/chassis/docs/{page}.md", service)
+    # What is put beside something has its imports in no order.
+    run(service, "ruff", "check", "--quiet", "--fix", "--select=I")
+    for arguments in (["ruff", "format", "--diff"], ["ruff", "check"], ["mypy"]):
+        run(service, *arguments)
+    run(service, "pytest", "--quiet", "--numprocesses=0", "tests")
+
+
+def run(service: Path, tool: str, *arguments: str) -> None:
+    """Run a tool in the service's folder, as if it were installed there."""
+    done = subprocess.run(
+        [sys.executable, "-m", tool, *arguments],
+        cwd=service,
+        env=os.environ | {"PYTHONPATH": "src"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
