@@ -48,10 +48,10 @@ def test_the_page_makes_a_service_on_both_engines(
     asyncio.run(use_service(package, service))
 
 
-def create(package: Package, settings: ChassisSettings) -> FastAPI:
+def create(package: Package, settings: ChassisSettings, lifespan: Any = None) -> FastAPI:
     """Build the application of the page."""
     routers = [load(package, f"routers.{name}").router for name in ROUTERS]
-    return create_app(settings, package=package.name, routers=routers)
+    return create_app(settings, package=package.name, routers=routers, lifespan=lifespan)
 
 
 async def use_service(package: Package, settings: ChassisSettings) -> None:
@@ -70,9 +70,10 @@ async def use_service(package: Package, settings: ChassisSettings) -> None:
         await send_while_the_database_is_busy(app, http)
         assert (await http.post("/parcels/4/send")).status_code == 404
         assert await ask(app, "how many?") == ["2"]
-        async with load(package, "sender").lifespan(app):
-            while await ask(app, "how many?") != ["0"]:
-                await asyncio.sleep(0.01)
+    app = create(package, settings, load(package, "sender").lifespan)
+    async with app.router.lifespan_context(app), asyncio.timeout(30):
+        while await ask(app, "how many?") != ["0"]:
+            await asyncio.sleep(0.01)
 
 
 async def send_while_the_database_is_busy(app: FastAPI, http: AsyncClient) -> None:
