@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .address.settings import DatabaseSettings
 from .base import NAMING_CONVENTION, POSTGRES_NAMES, Base
+from .conflicts import conflict
 from .engines import create_database_engine, create_read_engine
 from .errors import DatabaseUnavailableError, ReadOnlySessionError, is_transient
 from .request_sessions import (
@@ -35,6 +36,7 @@ __all__ = [
     "ReadOnlySessionError",
     "SessionFactory",
     "Sessions",
+    "conflict",
     "create_database_engine",
     "create_read_engine",
     "create_session_factory",

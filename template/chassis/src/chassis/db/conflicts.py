@@ -1,0 +1,163 @@
+"""Conflicts: which field of a request a unique rule of the database is about.
+
+PostgreSQL names the rule that was broken, SQLite names its columns. Either leads to the rule in the
+metadata, and that says by its `info` what the client is told.
+"""
+
+import re
+from typing import Any, NamedTuple, NoReturn
+from weakref import WeakSet
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    PrimaryKeyConstraint,
+    Table,
+    UniqueConstraint,
+    event,
+)
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.orm import Mapper
+from sqlalchemy.schema import ColumnCollectionConstraint, SchemaItem
+from sqlalchemy.sql.elements import UnaryExpression
+
+from .errors import sqlstate
+
+Rule = ColumnCollectionConstraint | Index
+
+_INFO_KEY = "chassis_conflict"
+# Those with a rule that says what it is about, in whatever metadata they are.
+_TABLES: WeakSet[Table] = WeakSet()
+_UNIQUE_SQLSTATES = ("23505", "23P01")  # unique_violation, exclusion_violation
+_SQLITE_MESSAGE = "UNIQUE constraint failed: "
+# In `Key (tenant_id, name)=(1, bolt) already exists.`, which may be in any language.
+_POSTGRES_COLUMNS = re.compile(r"\((.*?)\)=\(")
+
+
+class Conflict(NamedTuple):
+    """The field of a request, and what its client is told."""
+
+    field: str
+    message: str
+
+
+def conflict(field: str, message: str) -> dict[Any, Any]:
+    """Return the `info` of a unique rule by which its 409 names a field of the request.
+
+    A rule is a `UniqueConstraint`, a unique `Index`, a primary key, an `ExcludeConstraint`, or a
+    `mapped_column(unique=True)`. Any other raises InvalidRequestError when its table is made.
+    """
+    return {_INFO_KEY: Conflict(field, message)}
+
+
+def find_conflict(error: BaseException) -> Conflict | None:
+    """Return what the broken rule is about, or None if it does not say so.
+
+    SQLite can't tell partial indexes of the same columns apart: all of them have to say the same.
+    """
+    broken = _describe_broken_rule(error) if isinstance(error, DBAPIError) else None
+    found = {_find_in_table(table, broken) for table in _TABLES} - {None} if broken else set()
+    return found.pop() if len(found) == 1 else None
+
+
+def _find_in_table(table: Table, broken: str) -> Conflict | None:
+    rules = [rule for rule in _find_rules(table) if _describe_rule(table, rule) == broken]
+    said = {_read_conflict(rule) for rule in rules}
+    return said.pop() if len(said) == 1 else None
+
+
+def _describe_broken_rule(error: DBAPIError) -> str | None:
+    """Return the rule that an error is about, as SQLite describes it."""
+    if not sqlstate(error):
+        message = str(error.orig)
+        return message.removeprefix(_SQLITE_MESSAGE) if _SQLITE_MESSAGE in message else None
+    if sqlstate(error) not in _UNIQUE_SQLSTATES:
+        return None
+    broken: Any = error.driver_exception
+    table, name = (getattr(broken, part, None) for part in ("table_name", "constraint_name"))
+    for known in _TABLES:
+        for rule in _find_rules(known):
+            if (known.name, rule.name) == (table, name):
+                return _describe_rule(known, rule)
+    # The metadata has another name for it, or none.
+    columns = _POSTGRES_COLUMNS.search(getattr(broken, "detail", None) or "")
+    found = columns[1].replace('"', "").split(", ") if columns else []
+    return ", ".join(f"{table}.{column}" for column in found)
+
+
+def _find_rules(table: Table) -> list[Rule]:
+    rules = (*table.constraints, *table.indexes)
+    return [rule for rule in rules if isinstance(rule, Rule) and _explain_refusal(rule) is None]
+
+
+def _describe_rule(table: Table, rule: Rule) -> str:
+    """Return how SQLite describes a rule: by its columns, or by its name if it has others."""
+    if _is_of_columns(rule):
+        return ", ".join(f"{table.name}.{column.name}" for column in rule.columns)
+    return f"index '{rule.name}'"
+
+
+def _is_of_columns(rule: Rule) -> bool:
+    if not isinstance(rule, Index):
+        return isinstance(rule, UniqueConstraint | PrimaryKeyConstraint)
+    # Descending, or with nulls first, a column is one still.
+    parts = (
+        part.element if isinstance(part, UnaryExpression) and part.modifier else part
+        for part in rule.expressions
+    )
+    return all(isinstance(part, Column) for part in parts)
+
+
+def _read_conflict(rule: Rule) -> Conflict | None:
+    """Return what a rule is about, or the one column of which it is made."""
+    infos = [rule.info]
+    if _is_of_columns(rule) and (len(rule.columns) == 1 or isinstance(rule, PrimaryKeyConstraint)):
+        infos += [column.info for column in rule.columns]
+    return next((info[_INFO_KEY] for info in infos if _INFO_KEY in info), None)
+
+
+@event.listens_for(Column, "after_parent_attach")
+@event.listens_for(ColumnCollectionConstraint, "after_parent_attach")
+@event.listens_for(ForeignKey, "after_parent_attach")
+@event.listens_for(Index, "after_parent_attach")
+def note_conflict(item: Column[Any] | ForeignKey | Rule, parent: SchemaItem) -> None:
+    """Note a table of which a rule says what it is about. Raise InvalidRequestError for no rule."""
+    if _INFO_KEY in item.info:
+        if refusal := _explain_refusal(item):
+            _refuse(item, parent, refusal)
+        if isinstance(parent, Table):
+            _TABLES.add(parent)
+
+
+@event.listens_for(Mapper, "after_mapper_constructed")
+def check_columns(mapper: Mapper[Any], model: type[Any]) -> None:
+    """Raise InvalidRequestError for a column that is not unique; Alembic's copies never are."""
+    for column in mapper.local_table.columns:
+        if _INFO_KEY in column.info and not (column.unique or column.primary_key):
+            _refuse(column, mapper.local_table, "it is not unique; mapped_column(unique=True, …)")
+
+
+def _refuse(item: Any, parent: object, reason: str) -> NoReturn:
+    field = item.info[_INFO_KEY].field
+    kind = type(item).__name__
+    raise InvalidRequestError(f"{parent}: conflict({field!r}, …) at a {kind}: {reason}")
+
+
+def _explain_refusal(item: Column[Any] | ForeignKey | Rule) -> str | None:
+    """Return why something is no unique rule of its table, or None if it may be."""
+    match item:
+        case ForeignKey() | ForeignKeyConstraint():
+            return (
+                "SQLite does not say which foreign key is broken; look for the row first, and "
+                "raise ProblemError(409, …)"
+            )
+        case CheckConstraint():
+            return (
+                "a CHECK that fails is a bug; let the type of the request's field refuse the value"
+            )
+        case Index() if not item.unique:
+            return "it is not unique; Index(…, unique=True)"
+    return None
