@@ -348,6 +348,29 @@ async def test_cors_answers_for_the_origins_that_are_named(settings: ChassisSett
     assert "access-control-allow-origin" not in theirs.headers
 
 
+@pytest.mark.parametrize("id_header", ["X-Request-ID", "X-Trace"])
+async def test_cors_lets_through_what_the_chassis_itself_uses(
+    settings: ChassisSettings, id_header: str
+) -> None:
+    origin = "https://app.example.com"
+    options = {"http_cors_headers": ("Authorization",), "http_request_id_header": id_header}
+    async with client_of(settings, http_cors_origins=(origin,), **options) as client:
+        asked = f"authorization, if-match, traceparent, {id_header.lower()}"
+        headers = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "PUT",
+            "Access-Control-Request-Headers": asked,
+        }
+        preflight = await client.options("/livez", headers=headers)
+        answer = await client.get("/livez", headers={"Origin": origin})
+        headers["Access-Control-Request-Headers"] = "x-other"
+        assert (await client.options("/livez", headers=headers)).status_code == 400
+
+    assert preflight.status_code == 200
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    assert exposed == [id_header, "ETag", "Retry-After", "WWW-Authenticate"]
+
+
 @pytest.mark.parametrize(
     "values",
     [

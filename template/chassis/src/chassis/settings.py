@@ -110,7 +110,7 @@ class ChassisSettings(DatabaseSettings):
     http_allowed_hosts: AllowedHosts = ("*",)
     http_cors_origins: Origins = ()
     http_cors_methods: Names = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-    http_cors_headers: Names = ("Authorization", "Content-Type", "X-Request-ID", "traceparent")
+    http_cors_headers: Names = ("Authorization", "Content-Type")
     http_cors_credentials: bool = False
     http_hsts_seconds: Annotated[int, Field(ge=0)] = 0
     http_max_body_bytes: Annotated[int, Field(ge=0)] = 1024 * 1024
