@@ -29,12 +29,12 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 9280
+CORE = 9671
 ROOMS = (
-    Room("src/chassis", 580),
-    Room("src/chassis/http", 1020),
+    Room("src/chassis", 593),
+    Room("src/chassis/http", 1225),
     Room("src/chassis/observe", 750),
-    Room("src/chassis/db", 2250),
+    Room("src/chassis/db", 2413),
     Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 640),

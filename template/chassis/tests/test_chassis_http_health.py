@@ -1,10 +1,12 @@
 """Health: alive without a database, ready when it answers and its schema is not too old."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chassis_depot import Depot, written
@@ -13,9 +15,10 @@ from chassis_stock import changed, engines, executing, only_on, started, threads
 from httpx2 import AsyncClient, Response
 from sqlalchemy import Engine, event, inspect, text
 
-from chassis import ChassisSettings, create_app
+from chassis import ChassisSettings, add_readiness_check, create_app
 from chassis.db import readiness
 from chassis.db.migrations.upgrade import downgrade, upgrade
+from chassis.http import health
 
 
 @pytest.fixture
@@ -212,3 +215,103 @@ async def test_all_probes_of_one_second_share_one_answer(
     assert [one.split() for one in asked].count(
         ["SELECT", "version_num", "FROM", "alembic_version"]
     ) == 1
+
+
+class Reached:
+    """A check that is an object, whose call is asynchronous."""
+
+    async def __call__(self) -> bool:
+        return True
+
+
+async def find_nothing() -> None: ...
+
+
+async def refuse() -> bool:
+    return False
+
+
+async def say_why() -> str:
+    return "the cache is empty"
+
+
+async def fail() -> None:
+    raise ConnectionRefusedError("127.0.0.1")
+
+
+def fail_in_a_thread() -> None:
+    raise ConnectionRefusedError("127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("check", "reason"),
+    [
+        (find_nothing, None),
+        (lambda: None, None),
+        (lambda: True, None),
+        (lambda: "", None),
+        (Reached(), None),
+        (lambda: Reached()(), None),
+        (refuse, "it is not ready"),
+        (lambda: False, "it is not ready"),
+        (say_why, "the cache is empty"),
+        (lambda: "the cache is empty", "the cache is empty"),
+        (fail, "it does not answer"),
+        (fail_in_a_thread, "it does not answer"),
+        (lambda: (False, "no"), "its check is wrong"),
+        (lambda: 1, "its check is wrong"),
+        (lambda _: True, "it does not answer"),
+    ],
+)
+async def test_a_check_says_whether_it_is_ready(
+    depot: Depot,
+    settings: ChassisSettings,
+    check: Any,
+    reason: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    upgrade(depot.package, settings)
+    app = create_app(settings, package=depot.package)
+    add_readiness_check(app, "cache", check)
+    async with started(app) as client:
+        response = await client.get("/readyz")
+
+    if reason is None:
+        assert response.json()["checks"] == {"database": "ok", "cache": "ok"}
+    else:
+        check_refusal(response, f"cache: {reason}")
+    if reason == "its check is wrong":
+        assert "the readiness check cache returned" in caplog.text
+
+
+async def test_a_check_that_blocks_takes_one_thread_and_no_request_waits_for_it(
+    depot: Depot, settings: ChassisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(depot.package, settings)
+    monkeypatch.setattr(health, "CHECK_TIMEOUT_SECONDS", 0.05)
+    app, freed, calls = create_app(settings, package=depot.package), threading.Event(), 0
+
+    def hang() -> None:
+        nonlocal calls
+        calls += 1
+        freed.wait(60)
+
+    add_readiness_check(app, "cache", hang)
+    async with started(app) as client:
+        for _ in range(5):
+            check_refusal(await client.get("/readyz"), "cache: it does not answer")
+        assert calls == 1
+        assert (await client.get("/livez")).status_code == 200
+        freed.set()
+        await asyncio.sleep(0.1)
+        monkeypatch.undo()
+        assert (await client.get("/readyz")).status_code == 200
+        assert calls == 2
+
+
+def test_what_is_no_check_is_refused(settings: ChassisSettings) -> None:
+    app = create_app(settings, package="sample")
+    with pytest.raises(TypeError, match="'cache' must be a function without arguments, not True"):
+        add_readiness_check(app, "cache", True)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="named 'database' already"):
+        add_readiness_check(app, "database", say_why)

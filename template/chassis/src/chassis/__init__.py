@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from .commands.cli import create_cli
     from .commands.own_commands import pass_settings
     from .http.health import add_readiness_check
-    from .http.problems import problem_responses
+    from .http.problems import Problem, ProblemError, problem_responses
     from .http.request import outgoing_headers, request_id
+    from .http.responses import problem_response
     from .settings import ChassisSettings
 
 __all__ = [
     "ChassisSettings",
+    "Problem",
+    "ProblemError",
     "__version__",
     "add_readiness_check",
     "create_app",
@@ -25,6 +28,7 @@ __all__ = [
     "create_cli",
     "outgoing_headers",
     "pass_settings",
+    "problem_response",
     "problem_responses",
     "request_id",
 ]
@@ -33,12 +37,15 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "ChassisSettings": "settings",
+    "Problem": "http.problems",
+    "ProblemError": "http.problems",
     "add_readiness_check": "http.health",
     "create_app": "app",
     "create_asgi_app": "commands.asgi",
     "create_cli": "commands.cli",
     "outgoing_headers": "http.request",
     "pass_settings": "commands.own_commands",
+    "problem_response": "http.responses",
     "problem_responses": "http.problems",
     "request_id": "http.request",
 }

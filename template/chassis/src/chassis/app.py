@@ -17,10 +17,11 @@ from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
 from .http.answers import enclose_middleware
+from .http.error_handlers import add_error_handlers
+from .http.headers import ANSWERED_HEADERS, SENT_HEADERS
 from .http.health import add_health_routes, add_readiness_check
 from .http.middleware import CancellationMiddleware, RequestMiddleware
 from .http.openapi import describe_problems, operation_id
-from .http.problems import add_error_handlers
 from .observe.loop_watch import watch_event_loop
 from .settings import ChassisSettings
 from .versions import find_version
@@ -61,7 +62,7 @@ def create_app(
         raise TypeError("create_app(lifespan=…): write it with @asynccontextmanager and one yield")
     app = _Application(settings, package.partition(".")[0], lifespan, fastapi)
     add_error_handlers(app)
-    add_readiness_check(app, "database", lambda: app.state.database_probe.check())
+    add_readiness_check(app, "database", app.check_database)
     for router in routers:
         app.include_router(router)
     return app
@@ -110,6 +111,11 @@ class _Application(FastAPI):
             app = _allow_origins(app, settings)
         trace = None if self.tracing is None else self.tracing.traceparent
         return RequestMiddleware(app, settings, metrics=self.metrics, trace=trace)
+
+    async def check_database(self) -> str | None:
+        """Return None if the database can serve, else the reason."""
+        probe: DatabaseProbe = self.state.database_probe
+        return await probe.check()
 
     def include_router(self, router: APIRouter, **options: Any) -> None:
         """Include a router. Its lifespan runs its `on_event` handlers: no copies are kept here."""
@@ -232,7 +238,7 @@ def _allow_origins(app: ASGIApp, settings: ChassisSettings) -> ASGIApp:
         app,
         allow_origins=settings.http_cors_origins,
         allow_methods=settings.http_cors_methods,
-        allow_headers=settings.http_cors_headers,
+        allow_headers=(*settings.http_cors_headers, settings.http_request_id_header, *SENT_HEADERS),
         allow_credentials=settings.http_cors_credentials,
-        expose_headers=(settings.http_request_id_header,),
+        expose_headers=(settings.http_request_id_header, *ANSWERED_HEADERS),
     )

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..http.problems import log_failure, problem_response
 from ..http.request import RequestRecord
+from ..http.responses import log_failure, problem_response
 from .clients import note_request
 
 

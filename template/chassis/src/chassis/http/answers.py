@@ -5,8 +5,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .problems import answer_database_error
 from .request import RequestRecord
+from .responses import answer_database_error
 
 
 class AnswerMiddleware:

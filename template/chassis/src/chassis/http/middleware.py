@@ -22,8 +22,8 @@ from .headers import (
     read_headers,
     transport_security,
 )
-from .problems import BUG, CLOSE, answer_database_error, problem_response
 from .request import RequestRecord
+from .responses import BUG, CLOSE, answer_database_error, problem_response
 
 if TYPE_CHECKING:
     from ..observe.metrics import Metrics

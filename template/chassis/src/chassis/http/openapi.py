@@ -36,6 +36,10 @@ def describe_problems(document: dict[str, Any], app: FastAPI) -> None:
             if (path, method) in with_database:
                 statuses |= {503, 504}
             _describe_operation(operation, statuses)
+    for path, method, status in _find_documented_problems(app):
+        operation = document.get("paths", {}).get(path, {}).get(method, {})
+        response = operation.get("responses", {}).get(status, {})
+        _move_to_media_type(response.get("content", {}))
 
 
 def _describe_operation(operation: dict[str, Any], statuses: set[int]) -> None:
@@ -44,11 +48,16 @@ def _describe_operation(operation: dict[str, Any], statuses: set[int]) -> None:
         schema = response.get("content", {}).get("application/json", {}).get("schema", {})
         if schema.get("$ref", "").endswith("/HTTPValidationError"):
             response.update(content=_PROBLEM, description=HTTPStatus(422).phrase)
-        elif schema.get("$ref", "").endswith("/Problem"):
-            response["content"] = _PROBLEM
     for status in sorted(statuses):
         problem = {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
         responses.setdefault(str(status), problem)
+
+
+def _move_to_media_type(content: dict[str, Any]) -> None:
+    """Move the schema of a problem from the media type of the route's other answers."""
+    for media_type in content.keys() - {MEDIA_TYPE}:
+        if "$ref" in content[media_type].get("schema", {}):
+            content.setdefault(MEDIA_TYPE, {}).update(content.pop(media_type))
 
 
 def _possible_statuses(operation: dict[str, Any], settings: ChassisSettings) -> Iterator[int]:
@@ -67,3 +76,13 @@ def _find_database_operations(app: FastAPI) -> Iterator[tuple[str, str]]:
         if route.endpoint in plans:
             for method in route.methods or ():
                 yield route.path_format or "", method.lower()
+
+
+def _find_documented_problems(app: FastAPI) -> Iterator[tuple[str, str, str]]:
+    """Yield the path, the method and the status of each answer that is documented as a Problem."""
+    for route in iter_route_contexts(app.routes):
+        for status, response in getattr(route, "responses", {}).items():
+            model = response.get("model")
+            if isinstance(model, type) and issubclass(model, Problem):
+                for method in route.methods or ():
+                    yield route.path_format or "", method.lower(), str(status)

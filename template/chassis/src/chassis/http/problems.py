@@ -1,65 +1,25 @@
-"""Errors as problem details (RFC 9457): one shape for every answer that is not a success."""
+"""Problem details (RFC 9457): one shape for every answer that is not a success."""
 
-import asyncio
-import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime, time
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote_plus
 
-from fastapi import Request
-from fastapi.exception_handlers import (
-    http_exception_handler,
-    request_validation_exception_handler,
-)
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
-from pydantic import BaseModel, Field
-from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
-from starlette.types import ExceptionHandler
-
-from ..db.errors import (
-    DatabaseUnavailableError,
-    Failure,
-    InvalidValueError,
-    NestedWriteScopeError,
-    ReadOnlySessionError,
-    TimeZoneError,
-    classify,
-    describe_error,
-    find_invalid_value,
-)
-from .request import RequestRecord, current_request
-
-logger = logging.getLogger(__name__)
+from fastapi import HTTPException
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_SECONDS = 1
-# After it, nothing of a request is read.
-CLOSE = {"Connection": "close"}
-
-_SESSION_IS_CLOSED = (
-    "it used its session after it had ended with the handler: a stream or a background task takes "
-    "DbSessions and opens one of its own, session_scope(sessions.read)"
-)
+# The type of a problem that is told by its status alone.
+UNTYPED = "about:blank"
 
 _REGISTERED_STATUSES = frozenset(HTTPStatus)
-
-BUG = "Something went wrong here, not with the request."
-
-_DATABASE_PROBLEMS = {
-    Failure.UNAVAILABLE: (503, "The database can't serve this request now; try again."),
-    Failure.CONFLICT: (409, "The change conflicts with data that exists already."),
-    Failure.INVALID: (422, "The request holds a value that the database can't take."),
-    Failure.TIMEOUT: (504, "The database took too long to answer."),
-}
+# What OpenAPI calls several statuses at once.
+_STATUS_RANGES = {"4XX": "Client Error", "5XX": "Server Error", "default": "Problem"}
+# RFC 9457 names an occurrence by `instance`; here its request id does.
+_OCCURRENCE = frozenset({"instance", "request_id"})
 
 
 class InvalidInput(BaseModel):
@@ -71,195 +31,122 @@ class InvalidInput(BaseModel):
 
 
 class Problem(BaseModel):
-    """A problem detail (RFC 9457)."""
+    """A problem detail (RFC 9457). A kind of problem may have further members."""
 
-    type: str = Field("about:blank", description="A URI that names the kind of problem.")
-    title: str = Field(description="The status in words.")
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(UNTYPED, description="A URI that names the kind of problem.")
+    title: str = Field(description="The kind of problem in words, or the status.")
     status: int = Field(description="The HTTP status code.")
     detail: str | None = Field(None, description="What went wrong this time.")
+    details: Any = Field(None, description="What went wrong, if that is no text.")
     request_id: str | None = Field(None, description="The request's name in the logs.")
     errors: list[InvalidInput] | None = Field(None, description="What is wrong with the input.")
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document the problems a route answers with: `responses=problem_responses(404, 409)`."""
-    return {status: {"model": Problem, "description": _phrase_of(status)} for status in statuses}
+class ProblemError(HTTPException):
+    """An HTTPException whose answer is a problem of some type, with members of its own.
+
+    `type` is a URI that names the kind of problem and `title` its words; a member is anything
+    that JSON can hold. Raise ValueError for what no problem can have.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str | None = None,
+        *,
+        type: str = UNTYPED,
+        title: str | None = None,
+        errors: Sequence[Mapping[str, Any]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        self.problem = describe_problem(
+            status, detail, type=type, title=title, errors=errors, **members
+        )
+        super().__init__(status, detail, headers)
 
 
-def problem_response(
+def problem_responses(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
+    """Document the problems a route answers with: `responses=problem_responses(404, 409)`.
+
+    A status is a number of 400 to 599, "4XX", "5XX" or "default". Raise ValueError for others.
+    """
+    documented = [_check_documented_status(status) for status in statuses]
+    return {one: {"model": Problem, "description": phrase_of(one)} for one in documented}
+
+
+def describe_problem(
     status: int,
     detail: str | None = None,
     *,
+    type: str = UNTYPED,
+    title: str | None = None,
     errors: Sequence[Mapping[str, Any]] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """Build the answer for a problem; a 503 gets `Retry-After`."""
-    content: dict[str, Any] = {
-        "type": "about:blank",
-        "title": _phrase_of(status),
-        "status": status,
-    }
-    if detail is not None and detail != content["title"]:
-        content["detail"] = detail
-    request = current_request()
-    if request is not None and request.request_id is not None:
-        content["request_id"] = request.request_id
+    **members: Any,
+) -> dict[str, Any]:
+    """Return a problem as JSON, all but the request's id."""
+    _check_problem(status, type, members, detail=detail, title=title)
+    phrase = phrase_of(status)
+    problem: dict[str, Any] = {"type": type, "title": title or phrase, "status": int(status)}
+    if detail and detail != phrase:
+        problem["detail"] = detail
     if errors is not None:
-        content["errors"] = errors
-    headers = dict(headers or {})
-    if status == 503:
-        headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
-    return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)
+        problem["errors"] = [InvalidInput.model_validate(one).model_dump() for one in errors]
+    problem.update(to_jsonable_python(members, inf_nan_mode="null"))
+    return problem
 
 
-def add_error_handlers(app: Starlette) -> None:
-    """Answer with problem details, whatever goes wrong; other handlers of the application stay."""
-    # One for 500 is for the same as one for Exception, and the later of both would win.
-    given = {Exception: app.exception_handlers.get(500), **app.exception_handlers}
-    for kind, handler in _HANDLERS.items():
-        if given.get(kind) in (None, *_DEFAULT_HANDLERS):
-            app.add_exception_handler(kind, handler)
+def describe_exception(error: StarletteHTTPException) -> dict[str, Any]:
+    """Return an HTTPException as a problem: members of its detail are the problem's.
 
-
-def log_failure(request: RequestRecord, error: Exception) -> bool:
-    """Log what a request failed with, once, and return whether its answer was complete before.
-
-    A traceback is for bugs: what a database refuses is one line, as is a session that was closed.
+    A list of errors is its `errors`. Any other value is its `details`, as is a dict which has a
+    member that means something else in a problem.
     """
-    request.is_reported = True
-    # Starlette wraps what it could have answered, had the answer not begun.
-    cause = error.__cause__ if isinstance(error.__cause__, _DATABASE_ERRORS) else error
-    if classify(cause) in _DATABASE_PROBLEMS:
-        logger.warning("%s: its answer was cut off: %s", request.name, describe_error(cause))
-    elif "permanently closed" in str(cause) and isinstance(cause, InvalidRequestError):
-        logger.error("%s: %s", request.name, _SESSION_IS_CLOSED)
-    else:
-        logger.error("%s failed", request.name, exc_info=error)
-    return request.is_answered
+    if isinstance(error, ProblemError):
+        return error.problem
+    detail: Any = error.detail
+    if isinstance(detail, str):
+        return describe_problem(error.status_code, detail)
+    detail = to_jsonable_python(detail, inf_nan_mode="null")
+    with suppress(TypeError, ValueError):
+        if isinstance(detail, dict):
+            return describe_problem(error.status_code, **detail)
+        if isinstance(detail, list):
+            return describe_problem(error.status_code, errors=detail)
+    return describe_problem(error.status_code, details=detail)
 
 
-def answer_database_error(request: RequestRecord, error: BaseException) -> Response | None:
-    """Log and answer what the database refused, in one line; return None for anything else."""
-    failure = classify(error)
-    if failure not in _DATABASE_PROBLEMS:
-        return None
-    status, detail = _DATABASE_PROBLEMS[failure]
-    logger.warning("%s: %s: %s", request.name, status, describe_error(error))
-    return problem_response(status, detail)
-
-
-async def _handle_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    # A body that is too large, inside of a `BaseHTTPMiddleware`: FastAPI calls it not readable.
-    if isinstance(error.__cause__, ExceptionGroup):
-        error = next(
-            (one for one in _flatten_group(error.__cause__) if isinstance(one, HTTPException)),
-            error,
-        )
-    if error.status_code < 400:
-        return Response(status_code=error.status_code, headers=error.headers)
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
-        headers |= _allow_header(request)
-    return problem_response(error.status_code, error.detail, headers=headers)
-
-
-async def _handle_invalid_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    errors = [
-        {"type": one["type"], "loc": list(one["loc"]), "msg": one["msg"]} for one in error.errors()
-    ]
-    return problem_response(422, "The request is not valid.", errors=errors)
-
-
-async def _handle_database_error(request: Request, error: Exception) -> Response:
-    refused = find_invalid_value(error)
-    own = isinstance(refused, TimeZoneError) and not await _client_sent(request, refused.value)
-    response = None if own else answer_database_error(request.scope["chassis"], error)
-    if response is None:
-        raise error
-    return response
-
-
-async def _client_sent(request: Request, value: date | time) -> bool:
-    """Return whether the client wrote a date or time; one of the service's own making is a bug."""
-    body = b""
-    # Only what the handler has read: to wait for more could take for ever.
-    with suppress(ClientDisconnect, RuntimeError, TimeoutError):
-        async with asyncio.timeout(0):
-            body = await request.body()
-    sent = unquote_plus(f"{request.url.path}?{request.url.query} {body.decode(errors='replace')}")
-    if re.search(rf"(?<!\d){_whole_seconds(value)}", sent):
-        return True
-    day, _, clock = value.isoformat().partition("T")
-    # To the minute, as seconds may be left out, and for midnight the whole time.
-    day, clock = day[: 5 if isinstance(value, time) else 10], clock[:5]
-    return day in sent and (clock in ("", "00:00") or clock in sent)
-
-
-def _whole_seconds(value: date | time) -> str:
-    """Return the whole seconds by which a client may have written it, which Pydantic takes."""
-    if isinstance(value, time):
-        return str(value.hour * 3600 + value.minute * 60 + value.second)
-    if isinstance(value, datetime):
-        return str(int(value.replace(tzinfo=value.tzinfo or UTC).timestamp()))
-    return value.isoformat()
-
-
-async def _handle_bug(request: Request, error: Exception) -> Response:
-    """Answer what reached the outside."""
-    record: RequestRecord = request.scope["chassis"]
-    record.is_broken = False
-    return problem_response(500, BUG)
-
-
-async def _handle_group(request: Request, error: Exception) -> Response:
-    """Answer what a task group raised as what went wrong in it, unless any of that is a bug."""
-    found = list(_flatten_group(error))
-    if all(isinstance(one, HTTPException) for one in found):
-        return await _handle_http_exception(request, found[0])
-    if all(classify(one) in _DATABASE_PROBLEMS for one in found):
-        return await _handle_database_error(request, found[0])
-    raise error
-
-
-def _flatten_group(error: BaseException | None) -> Iterator[Exception]:
-    """Yield the errors in a group, and in the groups within."""
-    if isinstance(error, ExceptionGroup):
-        for one in error.exceptions:
-            yield from _flatten_group(one)
-    elif isinstance(error, Exception):
-        yield error
-
-
-_DATABASE_ERRORS = (
-    SQLAlchemyError,
-    DatabaseUnavailableError,
-    InvalidValueError,
-    ReadOnlySessionError,
-    NestedWriteScopeError,
-)
-_HANDLERS: dict[type[Exception], ExceptionHandler] = {
-    HTTPException: _handle_http_exception,
-    RequestValidationError: _handle_invalid_request,
-    **dict.fromkeys(_DATABASE_ERRORS, _handle_database_error),
-    ExceptionGroup: _handle_group,
-    Exception: _handle_bug,
-}
-# Those that FastAPI gives to each application.
-_DEFAULT_HANDLERS = (http_exception_handler, request_validation_exception_handler)
-
-
-def _allow_header(request: Request) -> dict[str, str]:
-    """Name the methods of a path; Starlette names those of the first of its routes only."""
-    mount, path = getattr(request.app.state, "mounted_at", ""), request.scope["chassis"].route
-    methods: set[str] = set()
-    for context in iter_route_contexts(request.app.routes):
-        if f"{mount}{context.path_format}" == path:
-            methods |= context.methods or set()
-    return {"Allow": ", ".join(sorted(methods))} if methods else {}
-
-
-def _phrase_of(status: int) -> str:
+def phrase_of(status: int | str) -> str:
     """Return the words of a status; not every one in use is registered, such as 499 and 520."""
+    if isinstance(status, str):
+        return _STATUS_RANGES[status]
     return HTTPStatus(status).phrase if status in _REGISTERED_STATUSES else f"Status {status}"
+
+
+def _check_documented_status(status: int | str) -> int | str:
+    if status in _STATUS_RANGES:
+        return status
+    if re.fullmatch(r"[45]\d\d", str(status)):
+        return int(status)
+    raise ValueError(
+        f"problem_responses({status!r}): a status of a problem is a number of 400 to 599, "
+        '"4XX", "5XX" or "default"'
+    )
+
+
+def _check_problem(status: int, type: str, members: Mapping[str, Any], **texts: str | None) -> None:
+    """Raise ValueError for what no problem can have."""
+    if not isinstance(status, int) or not 400 <= status <= 599:
+        raise ValueError(f"a problem has a status of 400 to 599, not {status!r}")
+    if not isinstance(type, str) or not re.fullmatch(r"[!-~]+", type):
+        raise ValueError(f"the type of a problem is a URI, not {type!r}")
+    for name, value in texts.items():
+        if not isinstance(value, str | None):
+            raise ValueError(
+                f"the {name} of a problem is text, not {value!r}; give it as a member, such as "
+                "ProblemError(409, left=3)"
+            )
+    for name in sorted(_OCCURRENCE & members.keys()):
+        raise ValueError(f"{name} can't be a member of a problem: its request_id is set for it")

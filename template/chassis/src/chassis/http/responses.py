@@ -1,0 +1,108 @@
+"""Responses to what went wrong: a problem with the id of the request, and a line in the log."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
+from starlette.responses import JSONResponse, Response
+
+from ..db.conflicts import find_conflict
+from ..db.errors import (
+    DatabaseUnavailableError,
+    Failure,
+    InvalidValueError,
+    NestedWriteScopeError,
+    ReadOnlySessionError,
+    classify,
+    describe_error,
+)
+from .problems import MEDIA_TYPE, UNTYPED, describe_problem
+from .request import RequestRecord, current_request
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 1
+# After it, nothing of a request is read.
+CLOSE = {"Connection": "close"}
+BUG = "Something went wrong here, not with the request."
+
+DATABASE_PROBLEMS = {
+    Failure.UNAVAILABLE: (503, "The database can't serve this request now; try again."),
+    Failure.CONFLICT: (409, "The change conflicts with data that exists already."),
+    Failure.INVALID: (422, "The request holds a value that the database can't take."),
+    Failure.TIMEOUT: (504, "The database took too long to answer."),
+}
+# What is raised for them, and for bugs.
+DATABASE_ERRORS = (
+    SQLAlchemyError,
+    DatabaseUnavailableError,
+    InvalidValueError,
+    ReadOnlySessionError,
+    NestedWriteScopeError,
+)
+_SESSION_IS_CLOSED = (
+    "it used its session after it had ended with the handler: a stream or a background task takes "
+    "DbSessions and opens one of its own, session_scope(sessions.read)"
+)
+
+
+def problem_response(
+    status: int,
+    detail: str | None = None,
+    *,
+    type: str = UNTYPED,
+    title: str | None = None,
+    errors: Sequence[Mapping[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
+) -> Response:
+    """Build the answer of a ProblemError; a 503 gets `Retry-After`."""
+    problem = describe_problem(status, detail, type=type, title=title, errors=errors, **members)
+    return answer_problem(problem, headers)
+
+
+def answer_problem(problem: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """Build the answer for a problem that was described, with the id of the request."""
+    request = current_request()
+    if request is not None and request.request_id is not None:
+        problem = problem | {"request_id": request.request_id}
+    headers = dict(headers or {})
+    if problem["status"] == 503:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_SECONDS))
+    return JSONResponse(problem, problem["status"], headers, media_type=MEDIA_TYPE)
+
+
+def answer_database_error(request: RequestRecord, error: BaseException) -> Response | None:
+    """Log and answer what the database refused, in one line; return None for anything else."""
+    failure = classify(error)
+    if failure not in DATABASE_PROBLEMS:
+        return None
+    status, detail = DATABASE_PROBLEMS[failure]
+    logger.warning("%s: %s: %s", request.name, status, describe_error(error))
+    return problem_response(status, detail, errors=_name_field(error))
+
+
+def _name_field(error: BaseException) -> list[dict[str, Any]] | None:
+    """Return which field of the request conflicts, if the constraint says so by its `info`."""
+    found = find_conflict(error)
+    if found is None:
+        return None
+    return [{"type": "conflict", "loc": ["body", found.field], "msg": found.message}]
+
+
+def log_failure(request: RequestRecord, error: Exception) -> bool:
+    """Log what a request failed with, once, and return whether its answer was complete before.
+
+    A traceback is for bugs: what a database refuses is one line, as is a session that was closed.
+    """
+    request.is_reported = True
+    # Starlette wraps what it could have answered, had the answer not begun.
+    cause = error.__cause__ if isinstance(error.__cause__, DATABASE_ERRORS) else error
+    if classify(cause) in DATABASE_PROBLEMS:
+        logger.warning("%s: its answer was cut off: %s", request.name, describe_error(cause))
+    elif "permanently closed" in str(cause) and isinstance(cause, InvalidRequestError):
+        logger.error("%s: %s", request.name, _SESSION_IS_CLOSED)
+    else:
+        logger.error("%s failed", request.name, exc_info=error)
+    return request.is_answered
