@@ -12,7 +12,7 @@ from tests.containers import Engine, name_of, pick_engine
 from tests.image_source import change, prepare
 from tests.postgres import Postgres, start_postgres
 from tests.project import render
-from tests.releases import Releases, once, this_and_next, this_one
+from tests.releases import Releases, keep_few, once, this_and_next, this_one
 from tests.repository import FIRST
 from tests.service import TEMPORARY
 
@@ -52,6 +52,12 @@ def template(shared: Path) -> Releases:
 def releases(shared: Path) -> Releases:
     """The work tree as a release, and a made-up next one."""
     return this_and_next(shared / "this-and-next")
+
+
+@pytest.fixture(scope="session")
+def few(shared: Path) -> Releases:
+    """The same, with few files of the chassis: where the matter is what Copier does."""
+    return this_and_next(shared / "few", keep_few)
 
 
 @pytest.fixture(scope="session")

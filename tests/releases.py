@@ -3,11 +3,13 @@
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import manifest
 from tests.next_release import release_next
 from tests.project import Answers, render
 from tests.repository import (
@@ -20,6 +22,12 @@ from tests.repository import (
 )
 
 Change = Callable[[TemplateRepository], None]
+# Of the chassis a file or two of each kind, and those that tests name; all of the team's half.
+KEPT = re.compile(
+    r"^(?!chassis/)|^chassis/([^/]+$|tools/|docker/|docs/(README|updating))"
+    r"|chassis/src/chassis/((db/)?__init__|app|settings|py[.]typed|db/sessions|.*\bsecrets)"
+    r"|chassis/tests/(conftest|test_chassis_app|test_chassis_db_base)"
+)
 
 
 def once(target: Path, make: Callable[[Path], object]) -> Path:
@@ -79,6 +87,14 @@ def this_and_next(folder: Path, change: Change | None = None) -> Releases:
         release_next(repository, NEXT)
 
     return _create(folder, "this to the next", make)
+
+
+def keep_few(repository: TemplateRepository) -> None:
+    """Leave a few files: Copier takes its time for each, three times in an update."""
+    for path in sorted(repository.template.rglob("*")):
+        if path.is_file() and not KEPT.search(path.relative_to(repository.template).as_posix()):
+            path.unlink()
+    manifest.write(repository.template / "chassis")
 
 
 def earlier_and_this(folder: Path, version: str) -> Releases:

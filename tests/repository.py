@@ -11,10 +11,12 @@ FIRST = "v1.0.0"
 NEXT = "v1.1.0"
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """Run git in a folder and return what it prints."""
+def git(folder: Path, *arguments: str, given: str | None = None) -> str:
+    """Run git in a folder, on a text if one is given, and return what it prints."""
     command = ["git", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, input=given, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} in {folder}: {done.stderr}")
     return done.stdout
@@ -89,9 +91,17 @@ def earlier_versions() -> list[str]:
         "template",
         "copier.yml",
     ]
-    return [version for version in tags or git(ROOT, *history).split() if can_render(version)]
+    return with_what_a_render_needs(tags or git(ROOT, *history).split())
 
 
-def can_render(version: str) -> bool:
-    """Tell whether a version has what a render needs."""
-    return git(ROOT, "ls-tree", "--name-only", version, "copier.yml", "template").count("\n") == 2
+def with_what_a_render_needs(versions: list[str]) -> list[str]:
+    """Leave out the versions without questions or without a template."""
+    asked = "".join(f"{version}:copier.yml\n{version}:template\n" for version in versions)
+    found = git(ROOT, "cat-file", "--batch-check", given=asked).splitlines()
+    pairs = zip(versions, found[::2], found[1::2], strict=True)
+    return [version for version, *pair in pairs if not any(map(is_missing, pair))]
+
+
+def is_missing(line: str) -> bool:
+    """Tell whether git has no such object."""
+    return line.endswith(" missing")

@@ -11,7 +11,8 @@ import yaml
 
 from tests.conftest import Render
 from tests.project import ANSWERS_FILE
-from tests.repository import ROOT
+from tests.releases import Releases
+from tests.repository import FIRST, ROOT
 
 DEFAULTS = {
     "project_name": "My Service",
@@ -57,6 +58,16 @@ TEXTS = [
     "Überweisungen für 北京 🚀",
     "<b>&amp;</b> [link](x) `code` | table",
 ]
+
+
+@pytest.fixture(scope="session")
+def rendered(few: Releases) -> Render:
+    """Render with some answers; none of them shows in the chassis, so little of it is there."""
+
+    def render_once(**answers: str | bool) -> Path:
+        return few.render(FIRST, answers)
+
+    return render_once
 
 
 def recorded(service: Path) -> dict[str, object]:

@@ -34,9 +34,9 @@ TOOL = "chassis/tools/template_status.py"
 
 
 @pytest.fixture
-def project(releases: Releases, tmp_path: Path) -> Project:
+def project(few: Releases, tmp_path: Path) -> Project:
     """A service of the older release, under git."""
-    return create_project(releases.render(FIRST, {}), tmp_path / "project")
+    return create_project(few.render(FIRST, {}), tmp_path / "project")
 
 
 @pytest.fixture
@@ -70,7 +70,8 @@ def test_the_manifest_holds_every_file_of_the_chassis() -> None:
     assert (CHASSIS / manifest.NAME).read_text(encoding="utf-8") == manifest.manifest(CHASSIS)
 
 
-def test_a_fresh_render_is_as_it_was_rendered(project: Project, releases: Releases) -> None:
+def test_a_fresh_render_is_as_it_was_rendered(releases: Releases, tmp_path: Path) -> None:
+    project = create_project(releases.render(FIRST, {}), tmp_path / "project")
     said = status(project).check()
     assert f"rendered from {FIRST} of {releases.repository.path}" in said
     assert f"newest release: {NEXT}; `copier update` takes it" in said
@@ -125,12 +126,10 @@ def test_a_formatter_of_the_team_is_noticed(length: str, offline: Project) -> No
     assert "edited   src/chassis/app.py" in said.output
 
 
-def test_what_an_update_does_to_an_edit_is_said_before(
-    project: Project, releases: Releases
-) -> None:
+def test_what_an_update_does_to_an_edit_is_said_before(project: Project, few: Releases) -> None:
     """A file that the release removes takes the edit with it, and Copier says nothing."""
     first = project.folder.parent / "first" / "chassis"
-    shutil.copytree(releases.render(FIRST, {}), first.parent)
+    shutil.copytree(few.render(FIRST, {}), first.parent)
     gone = removed_files(first.parent)[0].relative_to(first.parent).as_posix()
     same = min(path for path in (first / "src").rglob("*.py") if is_left_alone(path))
     kept = same.relative_to(first.parent).as_posix()

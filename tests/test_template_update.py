@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import yaml
 
 from tests import manifest
 from tests.project import ANSWERS_FILE, Project, create_project
-from tests.releases import Releases, once, this_and_next
+from tests.releases import Releases, once
 from tests.repository import FIRST, NEXT, ROOT, TemplateRepository, git
 from tests.service import UV, Finished, Service
 
@@ -23,10 +22,6 @@ ADDRESS = "https://github.com/acme/template.git"
 BRANCH = "template-update"
 LATER = "v1.2.0"
 TOOLS = ROOT / "template" / "chassis" / "tools"
-KEPT = re.compile(
-    r"^(README|pyproject|compose.yaml|[.]git|{{_copier_conf)|chassis/([^/]+$|tools/|docs/README)"
-    r"|chassis/src/chassis/(__init__|settings).py|test_chassis_db_base.py|/main.py"
-)
 # What stands for GitHub: it notes how it is called, and knows the pull requests that it is told.
 GH = """#!{python}
 import pathlib, subprocess, sys
@@ -137,20 +132,6 @@ class Origin:
         (self.template.template / "chassis" / "LATER.md").write_text("Later.\n")
         manifest.write(self.template.template / "chassis")
         self.template.release(LATER)
-
-
-@pytest.fixture(scope="session")
-def few(shared: Path) -> Releases:
-    """Both releases with few files, which Copier renders in a fifth of the time."""
-    return this_and_next(shared / "few", remove_most)
-
-
-def remove_most(repository: TemplateRepository) -> None:
-    """Keep the tools and one file of a kind."""
-    for path in sorted(repository.template.rglob("*")):
-        if path.is_file() and not KEPT.search(path.relative_to(repository.template).as_posix()):
-            path.unlink()
-    manifest.write(repository.template / "chassis")
 
 
 @pytest.fixture(scope="session")

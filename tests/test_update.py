@@ -14,7 +14,7 @@ from copier.errors import UserMessageError
 from tests.next_release import ADDED_FILE, WORDS
 from tests.postgres import Postgres
 from tests.project import ANSWERS_FILE, Project, create_project, render, tree, update
-from tests.releases import Releases, earlier_and_this, this_and_next
+from tests.releases import Releases, earlier_and_this, keep_few, this_and_next
 from tests.repository import (
     FIRST,
     NEXT,
@@ -41,16 +41,18 @@ def each(scenarios: list[Scenario]) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def project(releases: Releases, tmp_path: Path) -> Project:
+def project(few: Releases, tmp_path: Path) -> Project:
     """A service of the older release, under git."""
-    return create_project(releases.render(FIRST, {}), tmp_path / "project")
+    return create_project(few.render(FIRST, {}), tmp_path / "project")
 
 
 @each(SCENARIOS)
 def test_an_update_keeps_every_promise(
-    scenario: Scenario, releases: Releases, tmp_path: Path
+    scenario: Scenario, releases: Releases, few: Releases, tmp_path: Path
 ) -> None:
-    assert run(scenario, releases, tmp_path).outcome.problems() == []
+    """With every file of the chassis where the scenario is important, else with a few."""
+    of_all_files = FULL or scenario.important
+    assert run(scenario, releases if of_all_files else few, tmp_path).outcome.problems() == []
 
 
 @each(SCENARIOS if FULL else IMPORTANT)
@@ -73,18 +75,19 @@ def test_the_promise_is_broken_without_the_ownership_lines(
     scenario: Scenario, shared: Path, tmp_path: Path
 ) -> None:
     """The scenarios can fail: it is these lines that keep the promise."""
-    releases = this_and_next(shared / "without-ownership", without_ownership)
+    releases = this_and_next(shared / "without-ownership", few_without_ownership)
     assert run(scenario, releases, tmp_path).outcome.problems()
 
 
-def without_ownership(repository: TemplateRepository) -> None:
-    """Take the lines out of copier.yml that leave the user's half to the user."""
+def few_without_ownership(repository: TemplateRepository) -> None:
+    """Keep few files, and leave out the lines of copier.yml that leave the user's half alone."""
     configuration = repository.path / "copier.yml"
     text = configuration.read_text(encoding="utf-8")
     text, excluded = re.subn(r'  - "{% if _copier_operation.*\n', "", text)
     text, skipped = re.subn(r"_skip_if_exists:\n(  - .*\n)+", "", text)
     assert (excluded, skipped) == (3, 1)
     configuration.write_text(text, encoding="utf-8")
+    keep_few(repository)
 
 
 @each(RUNNING)
@@ -111,8 +114,11 @@ def check_that_it_serves(service: Service) -> None:
         assert client.get("/readyz").status_code == 200
 
 
-def test_a_lock_stays_good_when_only_code_of_the_chassis_changes(project: Project) -> None:
+def test_a_lock_stays_good_when_only_code_of_the_chassis_changes(
+    releases: Releases, tmp_path: Path
+) -> None:
     """The new code runs after `uv sync --locked`, installed as it is in development and images."""
+    project = create_project(releases.render(FIRST, {}), tmp_path / "project")
     service = Service(project.folder, Path(sys.executable)).install()
     project.commit("Lock")
     project.update()
@@ -145,8 +151,9 @@ def test_an_edit_inside_the_chassis_that_does_not_merge_is_a_conflict(project: P
 
 
 def test_a_recopy_keeps_what_is_there_and_brings_back_what_was_deleted(
-    project: Project, releases: Releases
+    releases: Releases, tmp_path: Path
 ) -> None:
+    project = create_project(releases.render(FIRST, {}), tmp_path / "project")
     project.write("README.md", "# Ours\n")
     project.delete("Dockerfile")
     project.commit("Edit")
@@ -214,9 +221,9 @@ def copier_command(*arguments: str | Path, folder: Path) -> str:
 
 @pytest.mark.parametrize("scheme", ["", "git+file://"])
 def test_the_commands_of_the_readme_need_no_trust(
-    scheme: str, releases: Releases, tmp_path: Path
+    scheme: str, few: Releases, tmp_path: Path
 ) -> None:
-    source = f"{scheme}{releases.repository.path}"
+    source = f"{scheme}{few.repository.path}"
     said = copier_command(
         "copy", "--defaults", "--vcs-ref", FIRST, source, "service", folder=tmp_path
     )
@@ -226,7 +233,7 @@ def test_the_commands_of_the_readme_need_no_trust(
     commit(service, "Render")
     said = copier_command("update", "--defaults", folder=service)
     assert {"git status", "uv lock", "git add --all && git commit"} <= commands_of(said)
-    assert tree(service / "chassis") == tree(releases.render(NEXT, {}) / "chassis")
+    assert tree(service / "chassis") == tree(few.render(NEXT, {}) / "chassis")
     commit(service, "Update")
     copier_command("update", "--defaults", folder=service)
     assert "working tree clean" in git(service, "status")
@@ -281,6 +288,7 @@ def untagged_template(folder: Path) -> TemplateRepository:
     """Commit the work tree as a template that was never released."""
     template = create_repository(folder / "template")
     copy_work_tree(template.path)
+    keep_few(template)
     commit(template.path, "Not a release")
     return template
 

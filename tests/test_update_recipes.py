@@ -15,9 +15,9 @@ GUIDE = (ROOT / "template/chassis/docs/updating.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def project(releases: Releases, tmp_path: Path) -> Project:
+def project(few: Releases, tmp_path: Path) -> Project:
     """A service of the older release, under git."""
-    return create_project(releases.render(FIRST, {}), tmp_path / "project")
+    return create_project(few.render(FIRST, {}), tmp_path / "project")
 
 
 def recipe(heading: str) -> list[str]:
@@ -33,17 +33,17 @@ def run(command: str, folder: Path) -> None:
     subprocess.run(["sh", "-c", command], cwd=folder, check=True, capture_output=True)
 
 
-def clone(releases: Releases, folder: Path, *options: str) -> TemplateRepository:
+def clone(few: Releases, folder: Path, *options: str) -> TemplateRepository:
     """Copy the template to another place, its history and tags included."""
-    git(folder, "clone", "--quiet", *options, str(releases.repository.path), "fork")
+    git(folder, "clone", "--quiet", *options, str(few.repository.path), "fork")
     return TemplateRepository(folder / "fork")
 
 
 def test_a_template_that_moved_is_updated_from_its_new_place(
-    project: Project, releases: Releases, tmp_path: Path
+    project: Project, few: Releases, tmp_path: Path
 ) -> None:
-    moved = clone(releases, tmp_path).path
-    project.replace(ANSWERS_FILE, str(releases.repository.path), str(tmp_path / "gone"))
+    moved = clone(few, tmp_path).path
+    project.replace(ANSWERS_FILE, str(few.repository.path), str(tmp_path / "gone"))
     project.commit("Forget the template")
     edit, record, _ = recipe("A template that moved")
     address = re.search(r"https://[^|]+", edit)
@@ -52,11 +52,11 @@ def test_a_template_that_moved_is_updated_from_its_new_place(
     run(record, project.folder)
     project.update()
     assert (project.answers["_src_path"], project.answers["_commit"]) == (str(moved), NEXT)
-    assert tree(project.folder / "chassis") == tree(releases.render(NEXT, {}) / "chassis")
+    assert tree(project.folder / "chassis") == tree(few.render(NEXT, {}) / "chassis")
 
 
 def test_a_reverted_update_is_the_older_release_and_can_be_made_again(
-    project: Project, releases: Releases
+    project: Project, few: Releases
 ) -> None:
     project.update()
     project.commit("Update")
@@ -65,25 +65,25 @@ def test_a_reverted_update_is_the_older_release_and_can_be_made_again(
     revert, _ = recipe("The way back")
     run(revert.replace("HEAD", "HEAD~1"), project.folder)
     assert project.answers["_commit"] == FIRST
-    assert tree(project.folder / "chassis") == tree(releases.render(FIRST, {}) / "chassis")
+    assert tree(project.folder / "chassis") == tree(few.render(FIRST, {}) / "chassis")
     project.update()
     assert project.answers["_commit"] == NEXT
-    assert tree(project.folder / "chassis") == tree(releases.render(NEXT, {}) / "chassis")
+    assert tree(project.folder / "chassis") == tree(few.render(NEXT, {}) / "chassis")
     assert project.read("README.md").endswith("Ours.\n")
 
 
 def test_a_fork_with_the_tags_of_the_original_is_updated_by_its_own_releases(
-    project: Project, releases: Releases, tmp_path: Path
+    project: Project, few: Releases, tmp_path: Path
 ) -> None:
-    fork = clone(releases, tmp_path, "--no-tags", "--single-branch")
+    fork = clone(few, tmp_path, "--no-tags", "--single-branch")
     git(fork.path, "switch", "--quiet", "--detach", "HEAD~1")
-    project.replace(ANSWERS_FILE, str(releases.repository.path), str(fork.path))
+    project.replace(ANSWERS_FILE, str(few.repository.path), str(fork.path))
     project.commit("Take the fork")
     release(fork, "v1.0.0+acme.1")
     with pytest.raises((ValueError, ProcessExecutionError), match=FIRST):
         project.update()
     add, fetch, *_ = recipe("A fork of the template")
-    run(re.sub(r"https:\S+", str(releases.repository.path), add), fork.path)
+    run(re.sub(r"https:\S+", str(few.repository.path), add), fork.path)
     run(fetch, fork.path)
     git(fork.path, "tag", "--delete", NEXT)
     project.update()
