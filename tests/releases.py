@@ -91,6 +91,7 @@ def this_and_next(folder: Path, change: Change | None = None) -> Releases:
 
 def keep_few(repository: TemplateRepository) -> None:
     """Leave a few files: Copier takes its time for each, three times in an update."""
+    repository.clear(but=("copier.yml", "template"))
     for path in sorted(repository.template.rglob("*")):
         if path.is_file() and not KEPT.search(path.relative_to(repository.template).as_posix()):
             path.unlink()

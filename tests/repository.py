@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +44,13 @@ class TemplateRepository:
         """Commit the work tree and tag it, as a release does."""
         commit(self.path, f"Release {tag}")
         git(self.path, "tag", "--annotate", "--message", tag, tag)
+        # Copier clones the repository several times in an update: one file instead of hundreds.
+        git(self.path, "repack", "-a", "-d", "--quiet")
 
-    def clear(self) -> None:
-        """Remove every file but git's own."""
+    def clear(self, but: Collection[str] = ()) -> None:
+        """Remove every file but git's own, and but those of some names."""
         for old in self.path.iterdir():
-            if old.name != ".git":
+            if old.name not in (".git", *but):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
