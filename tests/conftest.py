@@ -5,8 +5,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jinja2 import Environment
 
 from tests.containers import Engine, name_of, pick_engine
 from tests.image_source import change, prepare
@@ -33,6 +35,28 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Leave nothing behind, but what a failed test made."""
     if not hasattr(session.config, "workerinput") and exitstatus == pytest.ExitCode.OK:
         shutil.rmtree(os.environ[TEMPORARY], ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_texts() -> Iterator[None]:
+    """Compile a text of a template once: Copier does anew for each path, each of its three times.
+
+    The texts of files, which have a place of their own each time, are left alone.
+    """
+    compiled: dict[tuple[str, ...], Any] = {}
+    compile_anew: Callable[..., Any] = Environment.compile
+
+    def compile_once(environment: Environment, source: Any, *arguments: Any, **more: Any) -> Any:
+        if arguments or more or not isinstance(source, str):
+            return compile_anew(environment, source, *arguments, **more)
+        key = (source, *sorted(environment.extensions))
+        if key not in compiled:
+            compiled[key] = compile_anew(environment, source)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Environment, "compile", compile_once)
+        yield
 
 
 @pytest.fixture(scope="session")
