@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from chassis import ChassisSettings
-from chassis.db import create_database_engine
+from chassis.db import DatabaseSettings, create_database_engine, session_scope
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
+from sqlalchemy import text
 
 from tests.model_table import lint
 from tests.models.trial import ENGINES, Databases, Package
@@ -20,9 +21,11 @@ PAGE = ROOT / "template/chassis/docs/application.md"
 FILES = {
     "settings.py": """
 from chassis import ChassisSettings
+from pydantic import SecretStr
 
 
-class Settings(ChassisSettings): ...
+class Settings(ChassisSettings):
+    reports_url: SecretStr | None = None
 """,
     "models/__init__.py": """
 from chassis.db import Base
@@ -42,16 +45,19 @@ class Rate(Base):
 @pytest.fixture(scope="module")
 def service(package: Package) -> Package:
     """Complete the service."""
-    for name, text in FILES.items():
-        (package.folder / name).write_text(text)
+    for name, content in FILES.items():
+        (package.folder / name).write_text(content)
     return package
 
 
 def test_every_block_of_the_page_is_run(package: Package) -> None:
     blocks = re.findall(r"^ *```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    files = [package.folder / name for name in ("main.py", "tenants.py", "routers/rates.py")]
+    files = [
+        package.folder / name
+        for name in ("main.py", "tenants.py", "routers/rates.py", "reports.py")
+    ]
     asgi = ROOT / "template/src/{{package_name}}/asgi.py"
-    assert asgi.read_text(encoding="utf-8").endswith(blocks.pop())
+    assert asgi.read_text(encoding="utf-8").endswith(blocks.pop(3))
     assert blocks == [file.read_text(encoding="utf-8") for file in files]
     for block in blocks:
         lint(block)
@@ -70,6 +76,37 @@ def test_the_page_makes_a_service(
     assert "no rate for USD" in lines
     assert "GET /rates/{currency} 400" in lines
     assert "GET /rates/{currency} 404" in lines
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_second_database_is_another_one(
+    service: Package, databases: Databases, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = importlib.import_module(f"{service.name}.reports")
+    settings = importlib.import_module(f"{service.name}.settings").Settings
+    own, other = (url_of(databases.create(engine)) for _ in range(2))
+    if engine == "postgres":
+        monkeypatch.setenv("APP_DATABASE_READ_URL", own)
+    monkeypatch.setenv("APP_DATABASE_URL", own)
+    monkeypatch.setenv("APP_ALEMBIC_DATABASE_URL", own)
+
+    async def find_places() -> set[str]:
+        async with reports.open_reports(settings(reports_url=other)) as sessions:
+            for factory in (sessions.write, sessions.read):
+                async with session_scope(factory) as session:
+                    assert await session.scalar(text("SELECT 1")) == 1
+            return {found.url.database for found in sessions.engines.values()}
+
+    assert own != other
+    (place,) = asyncio.run(find_places())
+    assert place is not None
+    assert place in other
+
+
+def url_of(settings: DatabaseSettings) -> str:
+    """Return the URL of a database."""
+    url = settings.database_url
+    return f"sqlite:///{settings.database_sqlite_path}" if url is None else url.get_secret_value()
 
 
 async def use_service(app: FastAPI, models: Any) -> None:

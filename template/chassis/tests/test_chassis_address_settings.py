@@ -98,6 +98,14 @@ def test_the_order_is_the_same_whatever_the_source() -> None:
     assert from_environment(shell).database_target.masked == "sqlite:///secret.db"
 
 
+@pytest.mark.parametrize("key", ["env_prefix", "env_file", "case_sensitive"])
+def test_a_second_database_has_no_variables_of_its_own(key: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"Reports\.model_config changes {key}.*second database by"
+    ):
+        type("Reports", (DatabaseSettings,), {"model_config": {key: "REPORTS_"}})
+
+
 def test_the_environment_beats_dotenv_and_dotenv_beats_secret_files() -> None:
     write_secret("app_database_url", "sqlite:///secret.db")
     assert from_environment({}).database_target.masked == "sqlite:///secret.db"

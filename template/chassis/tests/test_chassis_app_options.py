@@ -253,7 +253,7 @@ async def test_the_chassis_own_routes_take_no_option(
 async def test_the_version_is_that_of_the_services_distribution(
     settings: ChassisSettings, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_version("chassis_shop") is None
+    assert find_version("chassis_without_distribution") is None
     folder = tmp_path / "a_shop-3.4.5.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.4\nName: a-shop\nVersion: 3.4.5\n")

@@ -9,6 +9,7 @@ from chassis_stock import Item, create_stock, create_tables, started, threads_en
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.requests import HTTPConnection
 from fastapi.routing import APIRoute
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel
@@ -151,22 +152,22 @@ async def test_a_body_in_chunks_that_is_too_large_is_a_413(
 
 
 class Refuses:
-    """A middleware of the service's own; a header says what it does, before or after the rest."""
+    """A middleware of the service's own, which does what a header says."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        request = Request(scope)
+        request = HTTPConnection(scope)
         if (early := request.headers.get("early")) is not None:
             await self.refuse(early, request, receive, send)
             return
         await self.app(scope, receive, send)
 
-    async def refuse(self, how: str, request: Request, receive: Receive, send: Send) -> None:
+    async def refuse(self, how: str, request: HTTPConnection, receive: Receive, send: Send) -> None:
         match how:
             case "answer":
                 await PlainTextResponse("no", 401)(request.scope, receive, send)
@@ -246,6 +247,25 @@ async def test_a_bug_in_a_middleware_is_a_bug(settings: ChassisSettings) -> None
     async with started(refusing(settings)) as client:
         answer = await client.get("/raw", headers={"Early": "bug"})
     assert (answer.status_code, answer.headers["content-type"]) == (500, MEDIA_TYPE)
+
+
+async def test_a_websocket_that_is_refused_is_answered(settings: ChassisSettings) -> None:
+    app, sent = refusing(settings), list[Message]()
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"testserver"), (b"early", b"http")]
+    scope = {"type": "websocket", "path": "/", "headers": headers, "query_string": b""}
+    async with started(app):
+        await app(scope, receive, send)
+    assert [(message["type"], message.get("status")) for message in sent] == [
+        ("websocket.http.response.start", 403),
+        ("websocket.http.response.body", None),
+    ]
 
 
 @pytest.mark.parametrize(

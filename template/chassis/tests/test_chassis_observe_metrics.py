@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 from chassis_processes import free_port
 from chassis_stock import changed, create_stock, started
-from fastapi import APIRouter, FastAPI, HTTPException
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi.responses import Response, StreamingResponse
 from httpx2 import AsyncClient, ConnectError
 from sqlalchemy import text
+from starlette.middleware.base import RequestResponseEndpoint
 from starlette.types import Message
 
 from chassis import ChassisSettings
@@ -119,6 +120,27 @@ async def ask(app: FastAPI, method: str, path: str, gone: asyncio.Event | None =
 
     scope = {"type": "http", "scheme": "http", "query_string": b"", "headers": []}
     await app({**scope, "method": method, "path": path}, receive, send)
+
+
+async def test_a_request_that_a_middleware_refuses_counts_for_its_route(
+    settings: ChassisSettings,
+) -> None:
+    app = create_stock(changed(settings, metrics_enabled=True))
+
+    @app.get("/refused/{item_id}")
+    async def read_item(item_id: int) -> None: ...
+
+    @app.middleware("http")
+    async def refuse(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        if request.url.path.startswith("/refused"):
+            return Response(status_code=403)
+        return await call_next(request)
+
+    async with started(app) as client:
+        name = requests("GET", "/refused/{item_id}", 403)
+        before = samples((await client.get("/metrics")).text)
+        await client.get("/refused/1")
+        assert rise(before, samples((await client.get("/metrics")).text), [name]) == [1]
 
 
 async def test_labels_stay_few_whatever_is_asked_for(settings: ChassisSettings) -> None:
