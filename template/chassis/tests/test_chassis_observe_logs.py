@@ -15,15 +15,17 @@ from typing import Any, Literal
 import pytest
 import uvicorn
 from chassis_stock import changed, create_stock, only_on, started
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
+from fastapi.testclient import TestClient
 from httpx2 import AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis import ChassisSettings
+from chassis import ChassisSettings, add_log_fields
 from chassis.db import DbReadSession, DbSession
+from chassis.http.request import LINE_FIELDS
 from chassis.observe.logs import LogOptions, configure_logging
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -31,6 +33,10 @@ SENT = {"X-Request-ID": "abc-1", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01
 SECRET = "s3cret-Pa55"
 TIMES = {"timestamp", "duration_ms", "database_ms"}
 DEFAULTS = LogOptions()
+HOSTILE_VALUES = (
+    *('{"level": "ERROR"}', "a\nb\r\x1b[31m\x85\u2028", "\ud800", {"a\n": ["\n", {1: "\x7f"}]}),
+    *(float("nan"), 10**30, b"\n", Path("/a b"), date(2026, 1, 2), True, {("a", 1): {2}}),
+)
 
 logger = logging.getLogger("sample")
 router = APIRouter(prefix="/items")
@@ -383,6 +389,174 @@ class TestAccessLine:
         assert re.fullmatch(what, found)
         what = rf"{time} INFO GET \(no route\) 404 {took.format(0)} \[abc-1\]"
         assert re.fullmatch(what, lost)
+
+
+class TestOwnFields:
+    """What a service adds to the lines of a request, or of a task."""
+
+    async def test_every_line_from_there_on_has_them(self, settings: ChassisSettings) -> None:
+        async with adding_service(settings) as (client, log):
+            await client.get("/orders/7", headers=SENT)
+
+        before, after, in_background = log.of("sample")
+        assert before.keys().isdisjoint({"order_id", "tenant"})
+        for line in (after, in_background):
+            assert (line["order_id"], line["tenant"], line["request_id"]) == (7, "acme", "abc-1")
+
+    async def test_both_ways_of_writing_an_access_line_have_them(
+        self, settings: ChassisSettings
+    ) -> None:
+        fields = {"api_token": SECRET, "items": [1, "ä"]}
+        async with adding_service(settings, fields) as (client, log):
+            await client.get("/orders/7", headers=SENT)
+            await client.get("/livez")
+            with another_listener():
+                await client.get("/orders/7", headers=SENT)
+
+        at_once, probe, through_logging = log.of("chassis.access")
+        assert without_times(at_once) == without_times(through_logging)
+        added = {"order_id": 7, "tenant": "acme", "api_token": "***", "items": [1, "ä"]}
+        assert added.items() <= at_once.items()
+        assert probe.keys().isdisjoint(added)
+
+    async def test_people_read_them_after_the_message(self, settings: ChassisSettings) -> None:
+        fields = {"note": 'so "called"', "none": None}
+        async with adding_service(settings, fields, log_format="text") as (client, log):
+            await client.get("/orders/7", headers=SENT)
+
+        added = r' order_id=7 tenant=acme note="so \"called\"" none=null [abc-1]'
+        found, access, _ = log.getvalue().splitlines()[-3:]
+        assert found.endswith(f"INFO found{added}")
+        assert access.endswith(f" ms){added}")
+
+    async def test_each_request_has_its_own(self, settings: ChassisSettings) -> None:
+        async with adding_service(settings) as (client, log):
+            await asyncio.gather(*(client.get(f"/orders/{number}") for number in range(20)))
+
+        found = [line["order_id"] for line in log.of("sample") if line["message"] == "found"]
+        assert sorted(found) == list(range(20))
+        assert sorted(line["order_id"] for line in log.of("chassis.access")) == list(range(20))
+
+    async def test_outside_of_requests_they_are_those_of_the_task(self) -> None:
+        with logged() as log:
+            await asyncio.create_task(log_with_fields(job=1))
+            await asyncio.create_task(log_with_fields(job=2))
+            logger.info("none")
+
+        assert [line.get("job") for line in log.lines] == [1, 2, None]
+
+    async def test_a_line_may_say_otherwise(self) -> None:
+        with logged() as log:
+            await asyncio.create_task(log_with_fields(done=1, job=2))
+
+        (line,) = log.lines
+        assert (line["done"], line["job"]) == (True, 2)
+
+    def test_a_websocket_has_them(self, settings: ChassisSettings) -> None:
+        app = create_stock(settings, adding_router({}))
+        with logged() as log, TestClient(app).websocket_connect("/orders/7/socket") as socket:
+            socket.receive_text()
+
+        before, after = log.of("sample")
+        assert (before.get("tenant"), after["tenant"]) == (None, "acme")
+
+    @pytest.mark.parametrize("form", ["json", "text"])
+    @pytest.mark.parametrize("value", HOSTILE_VALUES, ids=ascii)
+    async def test_no_value_breaks_a_line(
+        self, settings: ChassisSettings, form: Literal["json", "text"], value: object
+    ) -> None:
+        async with adding_service(settings, {"value": value}, log_format=form) as (client, log):
+            await client.get("/orders/7", headers=SENT)
+            with another_listener():
+                await client.get("/orders/7", headers=SENT)
+
+        lines = [line for line in log.getvalue().splitlines() if "acme" in line]
+        assert [line.count("value") for line in lines] == [1] * 6
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", log.getvalue())
+        for line in lines if form == "json" else ():
+            assert json.loads(line)["level"] == "INFO"
+
+    async def test_a_value_is_taken_as_it_is_then(self) -> None:
+        names = ["ada"]
+        with logged() as log:
+            add_log_fields(names=names)
+            names.append("bob")
+            logger.info("seen")
+
+        (line,) = log.lines
+        assert line["names"] == ["ada"]
+
+    async def test_no_name_of_a_line_itself_is_taken(self, settings: ChassisSettings) -> None:
+        async with logging_service(settings) as (client, log):
+            await client.get("/items/7", headers=SENT)
+            logger.error("failed", exc_info=LookupError())
+
+        names = {name for line in log.lines for name in line} - {"item"}
+        assert names == LINE_FIELDS
+        for name in names:
+            with pytest.raises(ValueError, match=f"{name} is in each line already"):
+                add_log_fields(**{name: 1})
+
+    @pytest.mark.parametrize("name", ["", "a b", "a\nb", 'a"', "a=", "ä"])
+    def test_a_name_is_one_word(self, name: str) -> None:
+        with pytest.raises(ValueError, match=r"must be letters, digits, _, \. and -"):
+            add_log_fields(**{name: 1})
+
+    def test_an_error_of_a_value_is_its_callers(self) -> None:
+        with pytest.raises(LookupError):
+            add_log_fields(value=Broken())
+
+
+class Broken:
+    """A value that has no text."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
+@asynccontextmanager
+async def adding_service(
+    settings: ChassisSettings, fields: dict[str, Any] | None = None, **changes: object
+) -> AsyncIterator[tuple[AsyncClient, Log]]:
+    """Start an application that adds fields to its lines; give its client, and what it logs."""
+    chosen = changed(settings, **changes)
+    with logged(LogOptions.from_settings(chosen)) as log:
+        async with started(create_stock(chosen, adding_router(fields or {}))) as client:
+            yield client, log
+
+
+def adding_router(fields: dict[str, Any]) -> APIRouter:
+    async def add_order(order_id: int) -> None:
+        logger.info("asked for")
+        await asyncio.create_task(add_in_another_task(order_id))
+
+    async def add_in_another_task(order_id: int) -> None:
+        add_log_fields(order_id=order_id)
+
+    def add_in_a_thread() -> None:
+        add_log_fields(tenant="acme", **fields)
+
+    added = [Depends(add_order), Depends(add_in_a_thread)]
+    router = APIRouter(prefix="/orders", dependencies=added)
+
+    @router.get("/{order_id}")
+    async def read_order(tasks: BackgroundTasks) -> None:
+        await asyncio.sleep(0)
+        logger.info("found")
+        tasks.add_task(logger.info, "in the background")
+
+    @router.websocket("/{order_id}/socket")
+    async def speak(socket: WebSocket) -> None:
+        await socket.accept()
+        logger.info("accepted")
+        await socket.send_text("")
+
+    return router
+
+
+async def log_with_fields(**fields: Any) -> None:
+    add_log_fields(**fields)
+    logger.info("done", extra={"done": True})
 
 
 def is_no_probe(record: logging.LogRecord) -> bool:

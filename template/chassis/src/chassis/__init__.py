@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .commands.own_commands import pass_settings
     from .http.health import add_readiness_check
     from .http.problems import Problem, ProblemError, problem_responses
-    from .http.request import outgoing_headers, request_id
+    from .http.request import add_log_fields, outgoing_headers, request_id
     from .http.responses import problem_response
     from .settings import ChassisSettings
 
@@ -22,6 +22,7 @@ __all__ = [
     "Problem",
     "ProblemError",
     "__version__",
+    "add_log_fields",
     "add_readiness_check",
     "create_app",
     "create_asgi_app",
@@ -39,6 +40,7 @@ _MODULES = {
     "ChassisSettings": "settings",
     "Problem": "http.problems",
     "ProblemError": "http.problems",
+    "add_log_fields": "http.request",
     "add_readiness_check": "http.health",
     "create_app": "app",
     "create_asgi_app": "commands.asgi",

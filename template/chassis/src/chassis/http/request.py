@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable
+from contextvars import ContextVar
 from random import Random
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +17,17 @@ from .routes import match_template
 
 # Stands for every path that leads nowhere: what was asked for may hold anything.
 NO_ROUTE = "(no route)"
+
+# What log lines have by themselves, access lines among them.
+LINE_FIELDS = {
+    *("timestamp", "level", "logger", "message", "exception", "request_id", "trace_id"),
+    *("method", "route", "status", "duration_ms", "database_ms", "statements"),
+}
+_FIELD_NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
+_NO_FIELDS: dict[str, Any] = {}
+# Of a task that serves no request. Those who add fields to one mapping wait for each other.
+_task_fields = ContextVar("chassis_log_fields", default=_NO_FIELDS)
+_adding = Lock()
 
 # Both go into headers and log lines as they are.
 _ID = re.compile(rb"[\w.:+/=@~-]{1,128}", re.ASCII)
@@ -42,6 +55,7 @@ class RequestRecord(SessionOwner):
         "is_finished",
         "is_late",
         "is_reported",
+        "log_fields",
         "received_bytes",
         "request_id",
         "started",
@@ -57,6 +71,8 @@ class RequestRecord(SessionOwner):
         self._read_trace = read_trace
         self._traceparent: str | None = None
         self.started = perf_counter()
+        # Of the service's own; what is added is another mapping.
+        self.log_fields = _NO_FIELDS
         # Of the body that is received.
         self.received_bytes = 0
         self.has_whole_body = True
@@ -144,3 +160,43 @@ def outgoing_headers() -> dict[str, str]:
         return {}
     headers = {request.id_header: request.request_id, "traceparent": request.traceparent}
     return {name: value for name, value in headers.items() if value is not None}
+
+
+def add_log_fields(**fields: Any) -> None:
+    """Add fields to every line that is logged from here on in this request, its access line too.
+
+    Outside of requests, to the lines of this task and of those that it begins after. Values are
+    taken as they are now, as JSON or else as text. Raise ValueError for a name that lines have.
+    """
+    for name in fields:
+        if name in LINE_FIELDS:
+            raise ValueError(f"add_log_fields: {name} is in each line already: name it otherwise")
+        if not _FIELD_NAME.fullmatch(name):
+            raise ValueError(f"add_log_fields: {name!r} must be letters, digits, _, . and -")
+    added = {name: _copy_as_json(value) for name, value in fields.items()}
+    request = current_request()
+    with _adding:
+        if request is None:
+            _task_fields.set(_task_fields.get() | added)
+        else:
+            request.log_fields = request.log_fields | added
+
+
+def current_log_fields() -> dict[str, Any]:
+    """Return the fields of the request that is being served here, or of this task."""
+    request = current_request()
+    return _task_fields.get() if request is None else request.log_fields
+
+
+def _copy_as_json(value: Any) -> Any:
+    match value:
+        case None | bool() | str() | float():
+            return value
+        case int() if abs(value) < 2**64:
+            return value
+        case dict():
+            return {str(name): _copy_as_json(inner) for name, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_copy_as_json(inner) for inner in value]
+        case _:
+            return str(value)
