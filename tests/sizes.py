@@ -29,11 +29,11 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 9671
+CORE = 9937
 ROOMS = (
-    Room("src/chassis", 593),
-    Room("src/chassis/http", 1225),
-    Room("src/chassis/observe", 750),
+    Room("src/chassis", 606),
+    Room("src/chassis/http", 1461),
+    Room("src/chassis/observe", 753),
     Room("src/chassis/db", 2413),
     Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),

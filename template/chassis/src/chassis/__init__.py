@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .commands.cli import create_cli
     from .commands.own_commands import pass_settings
     from .http.health import add_readiness_check
+    from .http.limits import request_limits
     from .http.problems import Problem, ProblemError, problem_responses
     from .http.request import add_log_fields, outgoing_headers, request_id
     from .http.responses import problem_response
@@ -32,6 +33,7 @@ __all__ = [
     "problem_response",
     "problem_responses",
     "request_id",
+    "request_limits",
 ]
 
 __version__ = "0.1.0"
@@ -50,6 +52,7 @@ _MODULES = {
     "problem_response": "http.responses",
     "problem_responses": "http.problems",
     "request_id": "http.request",
+    "request_limits": "http.limits",
 }
 
 if not TYPE_CHECKING:  # or a name that is not there would be right for mypy

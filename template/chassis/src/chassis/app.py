@@ -20,6 +20,7 @@ from .http.answers import enclose_middleware
 from .http.error_handlers import add_error_handlers
 from .http.headers import ANSWERED_HEADERS, SENT_HEADERS
 from .http.health import add_health_routes, add_readiness_check
+from .http.limits import RequestLimits, RouteLimits
 from .http.middleware import CancellationMiddleware, RequestMiddleware
 from .http.openapi import describe_problems, operation_id
 from .observe.loop_watch import watch_event_loop
@@ -88,6 +89,10 @@ class _Application(FastAPI):
         chosen["routes"] = [*_create_routes(settings, self.metrics), *(options.get("routes") or ())]
         super().__init__(lifespan=_lifespan, **chosen)
         self.state.readiness_checks = {}
+        default = RequestLimits.from_settings(
+            settings.http_max_body_bytes, settings.http_request_timeout_seconds
+        )
+        self.limits = RouteLimits(self, default)
         self._surrounded: ASGIApp | None = None
         self.state.settings = settings
         self.state.package = package
@@ -110,7 +115,9 @@ class _Application(FastAPI):
         if settings.http_cors_origins:
             app = _allow_origins(app, settings)
         trace = None if self.tracing is None else self.tracing.traceparent
-        return RequestMiddleware(app, settings, metrics=self.metrics, trace=trace)
+        return RequestMiddleware(
+            app, settings, limits=self.limits, metrics=self.metrics, trace=trace
+        )
 
     async def check_database(self) -> str | None:
         """Return None if the database can serve, else the reason."""
@@ -128,7 +135,7 @@ class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Build the document once."""
         if self.openapi_schema is None:
-            describe_problems(super().openapi(), self)
+            describe_problems(super().openapi(), self, self.limits.default)
         return self.openapi_schema or {}
 
 
@@ -190,6 +197,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
                 f"create_app(lifespan=…): it yields {type(state).__name__}; yield nothing, or a "
                 "mapping whose entries are attributes of request.state"
             )
+        app.limits.check_routes()
         yield state
 
 

@@ -1,18 +1,25 @@
-"""The time that requests may take: one timer for all of them, since all have the same."""
+"""The time that requests may take: one timer for all that have not reached the shortest limit."""
 
 import asyncio
+from contextvars import Context
+from math import inf
 from time import perf_counter
 
+from .limits import RouteLimits
 from .request import RequestRecord
+
+Task = asyncio.Task[object]
 
 
 class Deadlines:
     """Cancels requests that take too long. `asyncio.timeout` costs each 4 to 5 µs more."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        # In the order of their deadlines.
-        self._running: dict[RequestRecord, asyncio.Task[object]] = {}
+    def __init__(self, limits: RouteLimits) -> None:
+        self._limits = limits
+        # In the order of their starts.
+        self._running: dict[RequestRecord, Task] = {}
+        # Those that passed the shortest limit; their routes have another one.
+        self._longer: dict[RequestRecord, asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -23,19 +30,38 @@ class Deadlines:
         self._running[request] = task
         if self._timer is None or self._loop is not task.get_loop():
             self._loop = task.get_loop()
-            self._timer = self._loop.call_later(self._seconds, self._cancel_late)
+            shortest = self._limits.smallest.timeout_seconds
+            # A context of its own, or the timer would keep this request.
+            self._timer = self._loop.call_later(shortest, self._check_running, context=Context())
 
     def remove(self, request: RequestRecord) -> None:
         """Let a request take as long as it needs from here on."""
-        self._running.pop(request, None)
+        if self._running.pop(request, None) is None and self._longer:
+            timer = self._longer.pop(request, None)
+            if timer is not None:
+                timer.cancel()
 
-    def _cancel_late(self) -> None:
+    def _check_running(self) -> None:
         self._timer = None
+        shortest = self._limits.smallest.timeout_seconds
         for request, task in list(self._running.items()):
-            left = request.started + self._seconds - perf_counter()
+            left = request.started + shortest - perf_counter()
             if left > 0:
-                self._timer = task.get_loop().call_later(left, self._cancel_late)
+                self._timer = task.get_loop().call_later(left, self._check_running)
                 return
             self.remove(request)
-            request.is_late = True
-            task.cancel()
+            self._check_own_limit(request, task)
+
+    def _check_own_limit(self, request: RequestRecord, task: Task) -> None:
+        limit = self._limits.find(request.scope).timeout_seconds
+        left = request.started + limit - perf_counter()
+        if left <= 0:
+            self._cancel(request, task)
+        elif left < inf:
+            timer = task.get_loop().call_later(left, self._cancel, request, task)
+            self._longer[request] = timer
+
+    def _cancel(self, request: RequestRecord, task: Task) -> None:
+        self.remove(request)
+        request.is_late = True
+        task.cancel()

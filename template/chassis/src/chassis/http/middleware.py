@@ -22,6 +22,7 @@ from .headers import (
     read_headers,
     transport_security,
 )
+from .limits import RouteLimits
 from .request import RequestRecord
 from .responses import BUG, CLOSE, answer_database_error, problem_response
 
@@ -47,6 +48,7 @@ class RequestMiddleware:
         app: ASGIApp,
         settings: ChassisSettings,
         *,
+        limits: RouteLimits,
         metrics: "Metrics | None" = None,
         trace: Callable[[], str | None] | None = None,
     ) -> None:
@@ -54,10 +56,8 @@ class RequestMiddleware:
         self._metrics = metrics
         self._trace = trace
         self._log_access = settings.log_access
-        self._max_body = settings.http_max_body_bytes
-        self._limit = f"A body may have {self._max_body} bytes."
-        seconds = settings.http_request_timeout_seconds
-        self._deadlines = Deadlines(seconds) if seconds else None
+        self._limits = limits
+        self._deadlines = Deadlines(limits)
         self._makes_id = settings.http_request_id
         self._trusts_id = settings.http_request_id_trusted
         self.id_header = settings.http_request_id_header
@@ -86,7 +86,7 @@ class RequestMiddleware:
         record = self._begin_record(scope, headers)
         answer = partial(self._send, record, receive, send)
         try:
-            refusal = self._check_headers(scope, headers)
+            refusal = self._check_headers(record, headers)
             if refusal is None:
                 await self.app(scope, partial(self._receive, record, receive), answer)
             else:
@@ -125,7 +125,7 @@ class RequestMiddleware:
         current_stats.set(record)
         if self._metrics is not None:
             self._metrics.in_flight += 1
-        if self._deadlines is not None:
+        if self._limits.has_timeouts:
             self._deadlines.add(record)
         return record
 
@@ -138,20 +138,23 @@ class RequestMiddleware:
             self._finish(record)
             if self._metrics is not None:
                 self._metrics.in_flight -= 1
-            if self._deadlines is not None:
+            if self._limits.has_timeouts:
                 self._deadlines.remove(record)
             if record.is_late and (task := asyncio.current_task()) is not None:
                 task.uncancel()
 
-    def _check_headers(self, scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
+    def _check_headers(self, record: RequestRecord, headers: dict[bytes, bytes]) -> Response | None:
         """Return the answer to a request that is refused for its headers."""
+        scope = record.scope
         if has_ambiguous_host(scope, headers):
             return problem_response(400, "A request has one Host header.", headers=CLOSE)
         if not self._is_host_allowed(scope, headers):
             return problem_response(400, "This host is not served here.")
         length = headers.get(b"content-length")
-        if length is not None and length.isdigit() and int(length) > self._max_body > 0:
-            return problem_response(413, self._limit, headers=CLOSE)
+        if length is not None and length.isdigit():
+            detail = self._limits.check_body(record, int(length))
+            if detail is not None:
+                return problem_response(413, detail, headers=CLOSE)
         return None
 
     def _is_host_allowed(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
@@ -167,8 +170,10 @@ class RequestMiddleware:
         if message["type"] == "http.request":
             record.received_bytes += len(message.get("body", b""))
             record.has_whole_body = not message.get("more_body", False)
-            if record.received_bytes > self._max_body > 0:
-                raise HTTPException(413, self._limit, CLOSE)
+            if record.received_bytes > self._limits.smallest.max_body_bytes:
+                detail = self._limits.check_body(record, record.received_bytes)
+                if detail is not None:
+                    raise HTTPException(413, detail, CLOSE)
         return message
 
     def _send(
@@ -199,7 +204,7 @@ class RequestMiddleware:
     def _start_answer(self, record: RequestRecord, message: Message) -> None:
         """Complete the headers of an answer; once it has begun, it may take its time."""
         record.status = message["status"]
-        if self._deadlines is not None:
+        if self._limits.has_timeouts:
             self._deadlines.remove(record)
         headers = message.get("headers", [])
         added = self._secure_headers if record.scope["scheme"] == "https" else self._headers

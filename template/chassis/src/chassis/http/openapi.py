@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from http import HTTPStatus
+from math import inf
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
 from ..db.request_sessions import plan_routes
 from ..settings import ChassisSettings
+from .limits import RequestLimits, find_limits
 from .problems import MEDIA_TYPE, InvalidInput, Problem
 
 _PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -20,7 +22,7 @@ def operation_id(route: APIRoute) -> str:
     return f"{tag}{route.name}"
 
 
-def describe_problems(document: dict[str, Any], app: FastAPI) -> None:
+def describe_problems(document: dict[str, Any], app: FastAPI, default: RequestLimits) -> None:
     """Rewrite a document: errors are problems, of their own media type, and all are listed."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
@@ -29,11 +31,14 @@ def describe_problems(document: dict[str, Any], app: FastAPI) -> None:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schema.pop("$defs", None)
         schemas[model.__name__] = schema
-    with_database = set(_find_database_operations(app))
+    settings: ChassisSettings = app.state.settings
+    routes = dict(_find_operations(app))
+    with_database = plan_routes(app.routes)
     for path, operations in document.get("paths", {}).items():
         for method, operation in operations.items():
-            statuses = set(_possible_statuses(operation, app.state.settings))
-            if (path, method) in with_database:
+            route = routes[path, method]
+            statuses = set(_possible_statuses(operation, settings, find_limits(route, default)))
+            if route.endpoint in with_database:
                 statuses |= {503, 504}
             _describe_operation(operation, statuses)
     for path, method, status in _find_documented_problems(app):
@@ -60,22 +65,22 @@ def _move_to_media_type(content: dict[str, Any]) -> None:
             content.setdefault(MEDIA_TYPE, {}).update(content.pop(media_type))
 
 
-def _possible_statuses(operation: dict[str, Any], settings: ChassisSettings) -> Iterator[int]:
+def _possible_statuses(
+    operation: dict[str, Any], settings: ChassisSettings, limits: RequestLimits
+) -> Iterator[int]:
     """Yield the statuses of problems that any such request can meet before its handler."""
     if "*" not in settings.http_allowed_hosts:
         yield 400
-    if settings.http_request_timeout_seconds:
+    if limits.timeout_seconds < inf:
         yield 504
     if "requestBody" in operation:
         yield from (400, 408, 413)
 
 
-def _find_database_operations(app: FastAPI) -> Iterator[tuple[str, str]]:
-    plans = plan_routes(app.routes)
+def _find_operations(app: FastAPI) -> Iterator[tuple[tuple[str, str], RouteContext]]:
     for route in iter_route_contexts(app.routes):
-        if route.endpoint in plans:
-            for method in route.methods or ():
-                yield route.path_format or "", method.lower()
+        for method in route.methods or ():
+            yield (route.path_format or "", method.lower()), route
 
 
 def _find_documented_problems(app: FastAPI) -> Iterator[tuple[str, str, str]]:

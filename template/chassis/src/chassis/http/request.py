@@ -56,6 +56,7 @@ class RequestRecord(SessionOwner):
         "is_late",
         "is_reported",
         "log_fields",
+        "max_body_bytes",
         "received_bytes",
         "request_id",
         "started",
@@ -73,8 +74,9 @@ class RequestRecord(SessionOwner):
         self.started = perf_counter()
         # Of the service's own; what is added is another mapping.
         self.log_fields = _NO_FIELDS
-        # Of the body that is received.
+        # Of the body that is received, and what it may have, once it is large.
         self.received_bytes = 0
+        self.max_body_bytes: float | None = None
         self.has_whole_body = True
         self.awaits_body = False
         # Of the answer: the status once it has begun, then whether all of it was passed on, or
