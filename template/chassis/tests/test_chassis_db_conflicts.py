@@ -22,6 +22,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    select,
     text,
     update,
 )
@@ -376,6 +377,14 @@ def test_a_column_that_is_not_unique_is_refused() -> None:
 
             id: Mapped[int] = mapped_column(primary_key=True)
             name: Mapped[str] = mapped_column(info=ABOUT)
+
+
+def test_a_class_may_be_mapped_to_a_query() -> None:
+    class Loud(Foreign):
+        __table__ = select(Plain.id, func.upper(Plain.name).label("name")).subquery()
+        __mapper_args__ = {"primary_key": [__table__.c.id]}  # noqa: RUF012
+
+    assert Loud.__mapper__
 
 
 async def test_a_conflict_names_the_field_and_never_the_value(

@@ -130,6 +130,22 @@ async def test_a_handler_of_http_exceptions_has_problems_too(settings: ChassisSe
         assert (await client.get("/raise")).text == "404 Nobody knows it."
 
 
+async def test_a_problem_of_a_middleware_is_answered_as_one_of_a_handler(
+    settings: ChassisSettings,
+) -> None:
+    app = create_stock(settings)
+
+    @app.middleware("http")
+    async def refuse(*_: object) -> Response:
+        raise ProblemError(402, "Pay first.", type=SOLD_OUT, price=3)
+
+    async with started(app) as client:
+        response = await client.get("/livez")
+    problem = response.json()
+    assert (response.status_code, problem["type"], problem["price"]) == (402, SOLD_OUT, 3)
+    assert problem["request_id"] == response.headers["x-request-id"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

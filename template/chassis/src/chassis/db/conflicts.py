@@ -135,8 +135,11 @@ def note_conflict(item: Column[Any] | ForeignKey | Rule, parent: SchemaItem) -> 
 @event.listens_for(Mapper, "after_mapper_constructed")
 def check_columns(mapper: Mapper[Any], model: type[Any]) -> None:
     """Raise InvalidRequestError for a column that is not unique; Alembic's copies never are."""
+    # A class may be mapped to a query, too, whose columns are others.
     for column in mapper.local_table.columns:
-        if _INFO_KEY in column.info and not (column.unique or column.primary_key):
+        if not isinstance(column, Column) or column.unique or column.primary_key:
+            continue
+        if _INFO_KEY in column.info:
             _refuse(column, mapper.local_table, "it is not unique; mapped_column(unique=True, …)")
 
 
