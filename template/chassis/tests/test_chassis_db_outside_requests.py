@@ -1,7 +1,9 @@
 """Sessions outside of requests: DbSessions, open_sessions, and the routes that can't hold one."""
 
 import asyncio
-from collections.abc import AsyncIterable, Callable
+import gc
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import suppress
 from typing import Annotated
 
 import pytest
@@ -17,9 +19,12 @@ from chassis_stock import (
     threads_ended,
 )
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.routing import Mount
 from starlette.types import Message
 
@@ -150,6 +155,98 @@ async def test_a_handler_that_yields_opens_a_session_of_its_own(settings: Chassi
             await run_transaction(app.state.sessions.write, add_item)
         assert (await client.get("/")).text == "1\n2\n3\n"
         assert checked_out(*engines(app)) == 0
+
+
+NUMBERS = select(Item.id).order_by(Item.id).execution_options(yield_per=1)
+streams = APIRouter()
+
+
+async def read_numbers(factory: SessionFactory) -> AsyncIterator[str]:
+    async with session_scope(factory) as session:
+        async for number in await session.stream_scalars(NUMBERS):
+            yield f"{number}"
+
+
+@streams.get("/handler")
+async def yield_numbers(sessions: DbSessions) -> AsyncIterable[str]:
+    async with session_scope(sessions.read) as session:
+        async for number in await session.stream_scalars(NUMBERS):
+            yield f"{number}"
+
+
+@streams.get("/response")
+async def respond_with_numbers(sessions: DbSessions) -> StreamingResponse:
+    return StreamingResponse(read_numbers(sessions.read))
+
+
+@streams.get("/writing-response")
+async def respond_from_a_write_session(sessions: DbSessions) -> StreamingResponse:
+    return StreamingResponse(read_numbers(sessions.write))
+
+
+@streams.get("/events", response_class=EventSourceResponse)
+async def yield_events(sessions: DbSessions) -> AsyncIterable[str]:
+    async for number in read_numbers(sessions.read):
+        yield number
+
+
+@pytest.mark.parametrize("path", ["/handler", "/response", "/writing-response", "/events"])
+@pytest.mark.parametrize("fails", [False, True], ids=["disconnected", "sending fails"])
+async def test_a_client_that_leaves_a_stream_leaves_no_session_open(
+    settings: ChassisSettings, path: str, fails: bool
+) -> None:
+    reading = asyncio.Event()
+
+    async def receive() -> Message:
+        await reading.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message.get("body"):
+            assert checked_out(*engines(app)) == 1
+            if fails:
+                raise OSError
+            reading.set()
+            await asyncio.sleep(10)
+
+    app = create_stock(settings, streams)
+    version = {"spec_version": "2.4" if fails else "2.3"}
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+    async with started(app):
+        for _ in range(3):
+            await run_transaction(app.state.sessions.write, add_item)
+        answer = app({**scope, "scheme": "http", "asgi": version}, receive, send)
+        with suppress(ClientDisconnect, OSError, RuntimeError):
+            await asyncio.wait_for(answer, 5)
+        assert checked_out(*engines(app)) == 0
+        await run_transaction(app.state.sessions.write, add_item)
+        # The generators end now, with sessions that are closed.
+        gc.collect()
+        await asyncio.sleep(0.01)
+        assert checked_out(*engines(app)) == 0
+
+
+async def test_a_task_that_outlives_its_request_keeps_its_session(
+    settings: ChassisSettings,
+) -> None:
+    router, tasks = APIRouter(), list[asyncio.Task[int]]()
+    answered = asyncio.Event()
+
+    @router.get("/")
+    async def go_on(sessions: DbSessions) -> None:
+        async def count_twice() -> int:
+            async with session_scope(sessions.read) as session:
+                before = await session.scalar(COUNT) or 0
+                await answered.wait()
+                return before + (await session.scalar(COUNT) or 0)
+
+        tasks.append(asyncio.create_task(count_twice()))
+        await asyncio.sleep(0.05)
+
+    async with started(create_stock(settings, router)) as client:
+        assert (await client.get("/")).status_code == 200
+        answered.set()
+        assert await tasks[0] == 0
 
 
 async def test_a_websocket_holds_no_session_between_messages(settings: ChassisSettings) -> None:

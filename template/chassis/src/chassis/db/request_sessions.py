@@ -28,6 +28,7 @@ class SessionOwner(StatementStats):
     def __init__(self, scope: Scope) -> None:
         self.count = 0
         self.seconds = 0.0
+        self.scopes = set()
         self.scope = scope
         self.app: Starlette = scope["app"]
         self.managed_session: ManagedSession | None = None
@@ -52,6 +53,14 @@ class SessionOwner(StatementStats):
                     )
             finally:
                 await managed.close(failed=failed)
+
+    async def close_scopes(self) -> None:
+        """Close the sessions of streams that stopped at a `yield`, as when the client goes.
+
+        Only the garbage collector would end their generators, and it returns no connection.
+        """
+        for managed in [each for each in self.scopes if each.is_abandoned]:
+            await managed.close(failed=True)
 
     def _plan_late(self, sessions: Sessions, endpoint: Endpoint) -> SessionPlan:
         """Plan all routes again: one was added after the start."""

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from .errors import NestedWriteScopeError
 from .session_guards import WriteSession
+from .statements import current_stats
 
 SessionFactory = async_sessionmaker[AsyncSession]
 
@@ -52,22 +53,27 @@ async def session_scope(factory: SessionFactory) -> AsyncIterator[AsyncSession]:
     Raises NestedWriteScopeError for a second write scope of one task on SQLite.
     """
     managed = ManagedSession(factory)
+    current = current_stats.get()
+    scopes = set() if current is None else current.scopes
+    scopes.add(managed)
     failed = True
     try:
         yield managed.session
         failed = False
     finally:
+        scopes.discard(managed)
         await managed.close(failed=failed)
 
 
 class ManagedSession:
     """An open session, which its opener closes. On SQLite a task has one that writes."""
 
-    __slots__ = ("_writer", "session")
+    __slots__ = ("_task", "_writer", "session")
 
     def __init__(self, factory: SessionFactory) -> None:
         self.session = factory()
-        self._writer = _find_writer(self.session)
+        self._task = asyncio.current_task()
+        self._writer = _find_writer(self.session, self._task)
         if self._writer in _TASKS_WITH_WRITE_SESSION:
             raise NestedWriteScopeError(
                 "this task already holds a write session on SQLite, and a second one would wait "
@@ -75,6 +81,12 @@ class ManagedSession:
             )
         if self._writer is not None:
             _TASKS_WITH_WRITE_SESSION.add(self._writer)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Return whether the task that opened it is done, or is the one that asks."""
+        task = self._task
+        return task is None or task.done() or task is asyncio.current_task()
 
     async def close(self, *, failed: bool) -> None:
         """Roll back what was not committed and return the connection."""
@@ -93,9 +105,9 @@ class ManagedSession:
             _TASKS_WITH_WRITE_SESSION.discard(self._writer)
 
 
-def _find_writer(session: AsyncSession) -> _Writer | None:
+def _find_writer(session: AsyncSession, task: asyncio.Task[Any] | None) -> _Writer | None:
     """Return the task and the engine of a session that no other of this task may be beside."""
-    bind, task = session.bind, asyncio.current_task()
+    bind = session.bind
     assert bind is not None
     if not isinstance(session.sync_session, WriteSession) or bind.dialect.name != "sqlite":
         return None

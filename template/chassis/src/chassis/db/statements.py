@@ -17,11 +17,13 @@ logger = logging.getLogger(__name__)
 class StatementStats:
     """What was asked of databases: a number of statements, the time in them and in commits."""
 
-    __slots__ = ("count", "seconds")
+    __slots__ = ("count", "scopes", "seconds")
 
     def __init__(self) -> None:
         self.count = 0
         self.seconds = 0.0
+        # The sessions that are open meanwhile, of `session_scope`.
+        self.scopes: set[Any] = set()
 
     @property
     def name(self) -> str:

@@ -110,7 +110,10 @@ class RequestMiddleware:
         if has_ambiguous_host(scope, headers) or not self._is_host_allowed(scope, headers):
             await send({"type": "websocket.close", "code": 1008})
             return
-        await self.app(scope, receive, send)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            await record.close_scopes()
         del scope["chassis"]
 
     def _begin_record(self, scope: Scope, headers: dict[bytes, bytes]) -> RequestRecord:
@@ -134,6 +137,8 @@ class RequestMiddleware:
         try:
             if record.managed_session is not None:
                 await record.close_session(failed=True)
+            if record.scopes:
+                await record.close_scopes()
         finally:
             self._finish(record)
             if self._metrics is not None:
