@@ -303,10 +303,10 @@ async def test_a_check_that_blocks_takes_one_thread_and_no_request_waits_for_it(
         assert calls == 1
         assert (await client.get("/livez")).status_code == 200
         freed.set()
-        await asyncio.sleep(0.1)
         monkeypatch.undo()
-        assert (await client.get("/readyz")).status_code == 200
-        assert calls == 2
+        for _ in range(2):
+            assert (await client.get("/readyz")).status_code == 200
+        assert calls > 1
 
 
 def test_what_is_no_check_is_refused(settings: ChassisSettings) -> None:
