@@ -18,7 +18,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chassis import ChassisSettings
+from chassis import ChassisSettings, ProblemError
 from chassis.db import session_scope
 from chassis.http.problems import MEDIA_TYPE
 
@@ -173,6 +173,8 @@ class Refuses:
                 await PlainTextResponse("no", 401)(request.scope, receive, send)
             case "http":
                 raise HTTPException(403, "Not you.", {"X-Reason": "none"})
+            case "problem":
+                raise ProblemError(402, "Buy more.", left=0)
             case "own":
                 raise OwnError
             case "database":
@@ -204,6 +206,7 @@ def refusing(settings: ChassisSettings) -> FastAPI:
     ("how", "status", "text"),
     [
         ("http", 403, "Not you."),
+        ("problem", 402, '"left":0'),
         ("own", 418, "its own"),
         ("database", 409, "conflicts"),
         ("group", 403, "Not you."),
