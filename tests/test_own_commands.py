@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.conftest import Render
 from tests.postgres import Postgres
 from tests.pythons import RUNNING, find_python
 from tests.repository import ROOT
-from tests.service import Service
+from tests.service import Finished, Service
 
 PAGE = (ROOT / "template/chassis/docs/commands.md").read_text(encoding="utf-8")
 FILE = re.compile(r"^`((?:src|tests)/[\w/]+\.py)`[^\n]*:\n\n```python\n(.*?)^```", re.M | re.S)
@@ -63,6 +64,29 @@ def test_it_works_with_the_setting_and_shows_it_to_nobody(service: Service) -> N
     assert TOKEN not in "".join(said)
     with service.serve() as client:
         assert client.get("/readyz").status_code == 200
+
+
+def test_compose_asks_for_the_setting(service: Service) -> None:
+    """The line of `compose.yaml` that shows how, with the setting's name."""
+    file = service.folder / "compose.yaml"
+    shown = file.read_text(encoding="utf-8")
+    file.write_text(
+        re.sub(r"# .*(APP_NAME: .*)", r"\1", shown).replace("APP_NAME", "APP_API_TOKEN")
+    )
+    config = [sys.executable, "-m", "podman_compose", "--file", str(file), "config"]
+    variables = service.variables()
+    missing = Finished.of(config, service.folder, variables)
+    assert missing.code != 0
+    assert "required variable APP_API_TOKEN is missing a value" in missing.output
+    given = Finished.of(config, service.folder, variables | {"APP_API_TOKEN": TOKEN})
+    assert f"APP_API_TOKEN: {TOKEN}" in given.check()
+
+
+def test_uv_adds_nothing_to_what_a_command_says_where_it_is_told_to(service: Service) -> None:
+    next(service.folder.glob("src/*/main.py")).touch()
+    service = service.with_environment(VIRTUAL_ENV=sys.prefix)
+    said = service.uv("run", "--quiet", service.name, "--version").check()
+    assert re.fullmatch(r"my-service [\d.]+, chassis [\d.]+\n", said)
 
 
 @pytest.mark.parametrize(
