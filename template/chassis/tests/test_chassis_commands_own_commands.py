@@ -159,18 +159,22 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 def test_sigterm_ends_what_an_async_command_has_begun() -> None:
     with subprocess.Popen(
-        command_of_sample("work"), env=environment_of_sample({}), stderr=subprocess.PIPE, text=True
+        command_of_sample("work", "--seconds=30"),
+        env=environment_of_sample({}),
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr is not None
         try:
-            lines = [json.loads(process.stderr.readline()) for _ in range(2)]
-            process.send_signal(signal.SIGTERM)
-            lines += map(json.loads, process.stderr)
+            messages = []
+            for line in process.stderr:
+                messages.append(json.loads(line)["message"])
+                if "has begun" in line:
+                    process.send_signal(signal.SIGTERM)
         finally:
             process.kill()
     assert process.returncode == 128 + signal.SIGTERM
-    database, *messages = [line["message"] for line in lines]
-    assert "sqlite:///data/app.db" in database
+    assert "sqlite:///data/app.db" in messages.pop(0)
     assert messages == ["the work has begun: hello", "the work was put down"]
 
 
