@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -83,7 +84,7 @@ def test_a_command_is_given_the_services_settings(
     assert (result.exit_code, result.stdout) == (0, "hi\n")
     assert "Warning: APP_GREETNG is not a setting" in result.stderr
     assert MARKED not in result.output
-    assert "greet    Greet somebody." in invoke(group, "--help").stdout
+    assert re.search(r"^  greet +Greet somebody\.$", invoke(group, "--help").stdout, re.M)
 
 
 @pytest.mark.parametrize("add", [add_sync, add_async])
