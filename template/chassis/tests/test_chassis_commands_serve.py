@@ -1,5 +1,6 @@
 """The server: what it answers with, how a start fails, and how it stops."""
 
+import asyncio
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection
@@ -19,10 +20,11 @@ from typing import Annotated, Any
 
 import pytest
 from chassis_processes import answers, free_port, has_ipv6, run_sample, serving, until
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from httpx2 import Client, TransportError
 
 from chassis import ChassisSettings, create_app
+from chassis.commands import server_middleware
 from chassis.commands.listening import open_sockets
 from chassis.commands.serve import Server, run
 from chassis.db import get_db_session
@@ -263,6 +265,34 @@ def test_a_request_that_takes_too_long_is_cut_off() -> None:
         assert not running.thread.is_alive()
         assert slow.result().status_code == 503
         assert slow.result().headers["content-type"] == "application/problem+json"
+
+
+def create_service_that_hangs() -> FastAPI:
+    """Have a lifespan that does not end."""
+
+    @asynccontextmanager
+    async def hang(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.Event().wait()
+
+    return create_app(ChassisSettings(), package="sample", routers=[APIRouter(lifespan=hang)])
+
+
+def test_a_lifespan_that_does_not_end_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_middleware, "LIFESPAN_END_SECONDS", 0.5)
+    server = Server(
+        f"{__name__}:create_service_that_hangs", ChassisSettings(server_port=free_port())
+    )
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    server.handle_exit(signal.SIGTERM, None)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "the lifespan did not end in 0.5 s and is cancelled\nTraceback" in caplog.text
+    assert "in hang" in caplog.text
 
 
 def test_what_serves_imports_no_other_command_and_no_supervisor() -> None:

@@ -1,5 +1,6 @@
 """What the server does around every application: drain, log bugs, report a start that failed."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,6 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..http.request import RequestRecord
 from ..http.responses import log_failure, problem_response
 from .clients import note_request
+
+# For the end of a lifespan. One that hangs would hold the process until it is killed.
+LIFESPAN_END_SECONDS = 10.0
 
 
 class ServerMiddleware:
@@ -55,19 +59,28 @@ class ServerMiddleware:
         await app(scope, receive, send_and_close)
 
     async def run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the lifespan; the server reports a failed start, instead of Starlette's traceback."""
-
+        """Run the lifespan and limit its end; report a failed start without a traceback."""
         is_started = False
 
-        async def send_without_traceback(message: Message) -> None:
+        async def receive_and_limit() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                limit.reschedule(asyncio.get_running_loop().time() + LIFESPAN_END_SECONDS)
+            return message
+
+        async def send_reason(message: Message) -> None:
             nonlocal is_started
             is_started = is_started or message["type"] == "lifespan.startup.complete"
             if message["type"] == "lifespan.startup.failed":
                 message["message"] = ""
+            if limit.expired():
+                reason = f"the lifespan did not end in {LIFESPAN_END_SECONDS:g} s and is cancelled"
+                message["message"] = f"{reason}\n{message.get('message', '')}"
             await send(message)
 
         try:
-            await self.app(scope, receive, send_without_traceback)
+            async with asyncio.timeout(None) as limit:
+                await self.app(scope, receive_and_limit, send_reason)
         except Exception as error:
             if not is_started:
                 self.report_failed_start(error)
