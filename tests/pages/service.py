@@ -10,7 +10,7 @@ from tests.conftest import Render
 from tests.pages._service import write_files
 from tests.repository import ROOT
 
-PAGES = ("metrics", "testing")
+PAGES = ("metrics", "outgoing_calls", "testing")
 
 
 def test_the_services_own_tools_have_nothing_to_say(rendered: Render, tmp_path: Path) -> None:
