@@ -86,15 +86,8 @@ class RouteLimits:
         bodies, times = zip(*self._distinct, strict=True)
         return RequestLimits(min(bodies), min(times))
 
-    @cached_property
-    def has_timeouts(self) -> bool:
-        """Whether the time of any request is limited."""
-        return self.smallest.timeout_seconds < inf
-
     def check_body(self, request: "RequestRecord", size: int) -> str | None:
         """Return what is wrong with a body of a size, if it is too large for its route."""
-        if size <= self.smallest.max_body_bytes:
-            return None
         if request.max_body_bytes is None:
             request.max_body_bytes = self.find(request.scope).max_body_bytes
         limit = request.max_body_bytes

@@ -1,10 +1,10 @@
 """What surrounds every request, as one ASGI middleware: each part costs a microsecond or two."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache, partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
@@ -24,12 +24,16 @@ from .headers import (
 )
 from .limits import RouteLimits
 from .request import RequestRecord
-from .responses import BUG, CLOSE, answer_database_error, problem_response
+from .responses import (
+    BUG,
+    CLOSE,
+    answer_cancellation,
+    answer_database_error,
+    problem_response,
+)
 
 if TYPE_CHECKING:
     from ..observe.metrics import Metrics
-
-logger = logging.getLogger(__name__)
 
 # The client or the server went away before there was an answer; the number is nginx's.
 NO_ANSWER = 499
@@ -57,7 +61,9 @@ class RequestMiddleware:
         self._trace = trace
         self._log_access = settings.log_access
         self._limits = limits
-        self._deadlines = Deadlines(limits)
+        self._serve_http = self._serve_first
+        self._max_body = inf
+        self._deadlines: Deadlines | None = None
         self._makes_id = settings.http_request_id
         self._trusts_id = settings.http_request_id_trusted
         self.id_header = settings.http_request_id_header
@@ -73,10 +79,19 @@ class RequestMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request; what is neither HTTP nor a websocket is passed on."""
         if scope["type"] == "http":
-            return self._serve(scope, receive, send)
+            return self._serve_http(scope, receive, send)
         if scope["type"] == "websocket":
             return self._serve_websocket(scope, receive, send)
         return self.app(scope, receive, send)
+
+    async def _serve_first(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the first request: by now every route is there, and with it its limits."""
+        smallest = self._limits.smallest
+        self._max_body = smallest.max_body_bytes
+        if smallest.timeout_seconds < inf:
+            self._deadlines = Deadlines(self._limits)
+        self._serve_http = self._serve
+        await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD" and scope["path"] in self._never_checked:
@@ -128,7 +143,7 @@ class RequestMiddleware:
         current_stats.set(record)
         if self._metrics is not None:
             self._metrics.in_flight += 1
-        if self._limits.has_timeouts:
+        if self._deadlines is not None:
             self._deadlines.add(record)
         return record
 
@@ -143,7 +158,7 @@ class RequestMiddleware:
             self._finish(record)
             if self._metrics is not None:
                 self._metrics.in_flight -= 1
-            if self._limits.has_timeouts:
+            if self._deadlines is not None:
                 self._deadlines.remove(record)
             if record.is_late and (task := asyncio.current_task()) is not None:
                 task.uncancel()
@@ -156,7 +171,7 @@ class RequestMiddleware:
         if not self._is_host_allowed(scope, headers):
             return problem_response(400, "This host is not served here.")
         length = headers.get(b"content-length")
-        if length is not None and length.isdigit():
+        if length is not None and length.isdigit() and int(length) > self._max_body:
             detail = self._limits.check_body(record, int(length))
             if detail is not None:
                 return problem_response(413, detail, headers=CLOSE)
@@ -175,7 +190,7 @@ class RequestMiddleware:
         if message["type"] == "http.request":
             record.received_bytes += len(message.get("body", b""))
             record.has_whole_body = not message.get("more_body", False)
-            if record.received_bytes > self._limits.smallest.max_body_bytes:
+            if record.received_bytes > self._max_body:
                 detail = self._limits.check_body(record, record.received_bytes)
                 if detail is not None:
                     raise HTTPException(413, detail, CLOSE)
@@ -209,7 +224,7 @@ class RequestMiddleware:
     def _start_answer(self, record: RequestRecord, message: Message) -> None:
         """Complete the headers of an answer; once it has begun, it may take its time."""
         record.status = message["status"]
-        if self._limits.has_timeouts:
+        if self._deadlines is not None:
             self._deadlines.remove(record)
         headers = message.get("headers", [])
         added = self._secure_headers if record.scope["scheme"] == "https" else self._headers
@@ -277,23 +292,7 @@ class CancellationMiddleware:
 
 async def answer_cancelled(record: RequestRecord, receive: Receive, send: Send) -> None:
     """Answer a request that was cancelled; raise CancelledError unless it was for being late."""
-    response = None
-    if record.is_late:
-        if record.awaits_body:
-            response = problem_response(408, "The body took too long to arrive.", headers=CLOSE)
-        else:
-            response = problem_response(504, "The request took too long to serve.")
-    elif not record.is_reported:
-        record.is_reported = True
-        if record.status:
-            part = (
-                "in its background task" if record.is_answered else "before its answer was complete"
-            )
-            logger.warning("%s: cancelled %s", record.name, part)
-        else:
-            logger.warning("%s: 503: cancelled before it was answered", record.name)
-            detail = "The service stopped before the request was served; try again."
-            response = problem_response(503, detail, headers=CLOSE)
+    response = answer_cancellation(record)
     if response is not None and not record.status:
         await response(record.scope, receive, send)
     if not record.is_late:

@@ -83,6 +83,24 @@ def answer_database_error(request: RequestRecord, error: BaseException) -> Respo
     return problem_response(status, detail, errors=_name_field(error))
 
 
+def answer_cancellation(request: RequestRecord) -> Response | None:
+    """Build the answer of a request that was cancelled, and log the cancellation, once."""
+    if request.is_late and request.awaits_body:
+        return problem_response(408, "The body took too long to arrive.", headers=CLOSE)
+    if request.is_late:
+        return problem_response(504, "The request took too long to serve.")
+    if request.is_reported:
+        return None
+    request.is_reported = True
+    if request.status:
+        part = "in its background task" if request.is_answered else "before its answer was complete"
+        logger.warning("%s: cancelled %s", request.name, part)
+        return None
+    logger.warning("%s: 503: cancelled before it was answered", request.name)
+    detail = "The service stopped before the request was served; try again."
+    return problem_response(503, detail, headers=CLOSE)
+
+
 def _name_field(error: BaseException) -> list[dict[str, Any]] | None:
     """Return which field of the request conflicts, if the constraint says so by its `info`."""
     found = find_conflict(error)
