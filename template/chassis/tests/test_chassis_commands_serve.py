@@ -23,7 +23,7 @@ from chassis_processes import answers, free_port, has_ipv6, run_sample, serving,
 from fastapi import APIRouter, Depends, FastAPI
 from httpx2 import Client, TransportError
 
-from chassis import ChassisSettings, create_app
+from chassis import ChassisSettings, create_app, request_limits
 from chassis.commands import server_middleware
 from chassis.commands.listening import open_sockets
 from chassis.commands.serve import Server, run
@@ -351,16 +351,29 @@ def create_service_without_plan() -> FastAPI:
     return app
 
 
-def test_a_route_that_cannot_be_planned_is_said_in_one_line(
-    caplog: pytest.LogCaptureFixture,
+def create_service_without_limits() -> FastAPI:
+    """Have a websocket whose requests are limited."""
+    app = create_app(ChassisSettings(), package="sample")
+    limits = [request_limits(timeout_seconds=1)]
+    app.add_api_websocket_route("/socket", lambda: None, dependencies=limits)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("create_service_without_plan", "too_late, a dependency of /, would go on"),
+        ("create_service_without_limits", "the websocket /socket has no body and no answer"),
+    ],
+)
+def test_a_route_that_cannot_be_served_as_it_is_is_said_in_one_line(
+    caplog: pytest.LogCaptureFixture, factory: str, words: str
 ) -> None:
-    server = Server(
-        f"{__name__}:create_service_without_plan", ChassisSettings(server_port=free_port())
-    )
+    server = Server(f"{__name__}:{factory}", ChassisSettings(server_port=free_port()))
     with pytest.raises(SystemExit):
         server.run()
     first, *_ = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert first.getMessage().startswith("too_late, a dependency of /, would go on")
+    assert first.getMessage().startswith(words)
     assert first.exc_info is None
 
 

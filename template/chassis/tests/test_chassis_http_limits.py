@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from chassis_stock import changed, create_stock, started
+from chassis_stock import changed, create_stock, only_on, started
 from fastapi import APIRouter, Depends, FastAPI, Request, UploadFile, WebSocket
 from httpx2 import Response
+from sqlalchemy import text
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
-from chassis import ChassisSettings, request_limits
+from chassis import ChassisSettings, add_readiness_check, create_app, request_limits
+from chassis.db import DbSession
 from chassis.http.limits import RequestLimitsError
 from chassis.http.problems import MEDIA_TYPE
 from chassis.http.request import RequestRecord
@@ -300,6 +302,40 @@ async def test_a_route_that_is_added_while_the_service_starts_has_its_limits(
     app.router.on_startup.append(lambda: app.include_router(on_a_route()))
     async with started(app) as client:
         assert (await client.post("/large", content=bytes(5000))).json() == 5000
+
+
+async def test_probes_have_none_of_the_limits_of_the_services_own_routes(
+    settings: ChassisSettings,
+) -> None:
+    tight = [request_limits(max_body_bytes=1, timeout_seconds=MOMENT)]
+
+    async def check() -> None:
+        await asyncio.sleep(2 * MOMENT)
+
+    router = APIRouter()
+    router.get("/wait")(wait)
+    app = create_app(settings, package=__name__, routers=[router], dependencies=tight)
+    add_readiness_check(app, "slow", check)
+    async with started(app) as client:
+        assert (await client.get("/readyz")).status_code != 504
+        assert (await client.get("/wait?seconds=30")).status_code == 504
+
+
+@pytest.mark.parametrize(("limit", "status"), [("5s", 200), ("50ms", 504)])
+async def test_a_statement_may_have_a_limit_of_its_own_as_the_guide_says(
+    settings: ChassisSettings, limit: str, status: int
+) -> None:
+    only_on("postgres", settings)
+    router = APIRouter()
+
+    @router.get("/report")
+    async def report(session: DbSession) -> None:
+        await session.execute(text(f"SET LOCAL statement_timeout = '{limit}'"))
+        await session.execute(text("SELECT pg_sleep(0.4)"))
+
+    short = changed(settings, database_statement_timeout_seconds=0.2)
+    async with started(create_stock(short, router)) as client:
+        assert (await client.get("/report")).status_code == status
 
 
 async def test_a_websocket_is_refused(settings: ChassisSettings) -> None:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError, SessionPlanError
 from ..db.postgres.connection_budget import report_budget
+from ..http.limits import RequestLimitsError
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from .clients import Clients, ServingLoop, limit_connections
@@ -166,7 +167,9 @@ class Server(uvicorn.Server):
         """Log why the start failed: in one line, or with a traceback if it is a bug."""
         kind = type(self._settings)
         match error:
-            case DatabaseUnavailableError() | DatabaseSettingsError() | SessionPlanError():
+            case DatabaseUnavailableError() | DatabaseSettingsError():
+                logger.error("%s", error)
+            case SessionPlanError() | RequestLimitsError():
                 logger.error("%s", error)
             case SettingsError():
                 logger.error("%s", explain(error, kind))
