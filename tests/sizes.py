@@ -32,7 +32,7 @@ class Room:
 CORE = 9983
 ROOMS = (
     Room("src/chassis", 608),
-    Room("src/chassis/http", 1466),
+    Room("src/chassis/http", 1476),
     Room("src/chassis/observe", 753),
     Room("src/chassis/db", 2439),
     Room("src/chassis/db/address", 1540),
