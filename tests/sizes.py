@@ -29,7 +29,7 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 9983
+CORE = 9996
 ROOMS = (
     Room("src/chassis", 608),
     Room("src/chassis/http", 1476),
@@ -38,7 +38,7 @@ ROOMS = (
     Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 640),
-    Room("src/chassis/commands", 1899),
+    Room("src/chassis/commands", 1902),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1510, in_core=False),
     Room("src/chassis/db/copying", 1700, in_core=False),
