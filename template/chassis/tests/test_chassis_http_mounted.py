@@ -19,7 +19,7 @@ from fastapi.responses import PlainTextResponse, Response
 from sqlalchemy import func, select, update
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from chassis import ChassisSettings
 from chassis.db import DbReadSession, DbSession, DbSessions, session_scope
@@ -176,6 +176,21 @@ async def test_a_handler_of_its_own_stays(settings: ChassisSettings) -> None:
     app.mount("/own", own)
     async with started(app) as client:
         assert (await client.get("/own/gone")).text == "its own"
+
+
+async def test_another_framework_may_be_mounted(
+    settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def other(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = "of another framework"
+        await PlainTextResponse("its own")(scope, receive, send)
+
+    app = create_building(settings)
+    app.mount("/other", other)
+    async with started(app) as client:
+        with caplog.at_level("INFO", logger="chassis.access"):
+            assert (await client.get("/other/page")).text == "its own"
+    assert "GET (no route) 200" in caplog.messages
 
 
 @pytest.mark.parametrize("place", PLACES)

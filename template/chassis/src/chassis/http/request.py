@@ -94,7 +94,7 @@ class RequestRecord(SessionOwner):
         """The template of the route that was found, such as `/items/{item_id}`."""
         scope = self.scope
         path = find_route_template(scope)
-        if path is None and scope["app"].user_middleware:
+        if path is None and getattr(scope["app"], "user_middleware", False):
             return self._match_refused()
         if scope["app"] is self.app or path is None:
             return path
