@@ -43,7 +43,7 @@ kinds = sa.Table(
     sa.Column("fixed", sa.CHAR(5)),
     sa.Column("data", sa.LargeBinary),
     sa.Column("pickled", sa.PickleType),
-    sa.Column("uuid", sa.Uuid),
+    sa.Column("uuid", sa.Uuid, unique=True),
     sa.Column("day", sa.Date),
     sa.Column("hour", sa.Time),
     sa.Column("moment", sa.DateTime(timezone=True)),
@@ -82,7 +82,12 @@ trees_of_hens = sa.Table(
     sa.Column("tree_id", sa.ForeignKey("trees.id"), primary_key=True),
     sa.Column("hen_id", sa.ForeignKey("hens.id"), primary_key=True),
 )
-log = sa.Table("log", metadata, sa.Column("line", sa.Text), sa.Column("number", sa.Integer))
+log = sa.Table(
+    "log",
+    metadata,
+    sa.Column("line", sa.Text),
+    sa.Column("number", sa.Integer, sa.CheckConstraint("number >= 0", name="not_negative")),
+)
 reserved = sa.Table(
     "order",
     metadata,
@@ -97,6 +102,12 @@ counted = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("name", sa.Text),
     sqlite_autoincrement=True,
+)
+tickets = sa.Table(
+    "tickets",
+    metadata,
+    sa.Column("id", sa.Integer, sa.Identity(always=True, start=100), primary_key=True),
+    sa.Column("number", sa.Integer, sa.Sequence("ticket_numbers", metadata=metadata)),
 )
 empty = sa.Table("empty", metadata, sa.Column("id", sa.Integer, primary_key=True))
 
@@ -163,6 +174,7 @@ def fill(settings: DatabaseSettings, rows: int, seed: int = 1) -> None:
                 for one in some
             ],
         )
+        connection.execute(tickets.insert(), [{"id": one, "number": one + 500} for one in some])
         connection.execute(counted.insert(), [{"id": one} for one in some])
         connection.execute(counted.delete().where(counted.c.id > 2))
         connection.commit()

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from chassis_depot import Depot, written
+from chassis_logins import administered, role
 from chassis_stock import only_on
-from chassis_warehouse import counted, fill, read
+from chassis_warehouse import counted, fill, read, tickets
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -65,6 +68,7 @@ def track(step: str, rows: int) -> Iterator[Callable[[int], None]]:
 def move(tmp_path: Path, settings: ChassisSettings) -> Iterator[Move]:
     only_on("postgres", settings)
     with written(tmp_path) as depot:
+        depot.configure("from chassis_warehouse import metadata")
         depot.add("1", CREATE)
         move = Move(depot, tmp_path / "app.db", settings)
         upgrade(depot.package, move.here)
@@ -84,7 +88,7 @@ def test_every_type_is_equal_afterwards(move: Move) -> None:
     report = move.copy()
 
     assert_equal(move)
-    assert (report.tables, report.rows) == (9, sum(map(len, read(move.here).values())))
+    assert (report.tables, report.rows) == (10, sum(map(len, read(move.here).values())))
     assert move.file.read_bytes() == before
 
 
@@ -108,6 +112,9 @@ def test_the_next_row_gets_the_next_number(move: Move) -> None:
             [number] = connection.execute(counted.insert().returning(counted.c.id)).one()
             # AUTOINCREMENT never gives the number of a deleted row again.
             assert number == 10
+    with open_connection(move.there) as connection:
+        ticket = connection.execute(tickets.insert().returning(*tickets.c)).one()
+        assert tuple(ticket) == (10, 510)
 
 
 def test_a_service_is_not_ready_on_half_of_its_data(move: Move) -> None:
@@ -209,15 +216,26 @@ def test_all_findings_are_listed_at_once(move: Move) -> None:
     assert "a text that is not UTF-8" in found
 
 
-def test_null_and_checks_that_sqlite_let_pass_are_found(move: Move) -> None:
+def test_constraints_that_sqlite_let_pass_are_found(move: Move) -> None:
     move.execute(
         "PRAGMA ignore_check_constraints=ON",
         "PRAGMA writable_schema=ON",
+        "INSERT INTO log VALUES ('low', -1), ('lower', -2)",
         "UPDATE sqlite_master SET sql = replace(sql, 'text TEXT NOT NULL', 'text TEXT')",
     )
-    move.execute("INSERT INTO kinds (id) VALUES (1)")
-    with pytest.raises(CopyError, match=r"kinds.text: NULL in a column .* \(id=1\)"):
+    digits = "0123456789abcdef" * 2
+    move.execute(
+        "INSERT INTO kinds (id) VALUES (1)",
+        f"INSERT INTO kinds (id, text, uuid) VALUES (2, '', '{digits}')",
+        f"INSERT INTO kinds (id, text, uuid) VALUES (3, '', '{digits.upper()}')",
+    )
+    with pytest.raises(CopyError) as caught:
         move.copy()
+    assert [line.partition(";")[0] for line in str(caught.value).splitlines()[1:]] == [
+        "  kinds.text: NULL in a column that must not be in 1 row (id=1)",
+        "  kinds.uuid: the same values twice, where uq_kinds_uuid is unique in 1 row (2 and 3)",
+        "  log: the CHECK ck_log_not_negative does not hold in 2 rows (rowid=1, rowid=2)",
+    ]
 
 
 def test_legacy_datetimes_are_read_as_the_service_reads_them(move: Move) -> None:
@@ -387,3 +405,107 @@ def test_a_copy_that_is_killed_at_any_moment_goes_on(move: Move) -> None:
         move.copy()
     assert killed
     assert_equal(move)
+
+
+def test_an_owner_without_other_rights_may_copy(move: Move) -> None:
+    fill(move.here, 50)
+    with administered(move.there) as admin, role(admin, "secret") as (user, name):
+        target = move.there.database_target
+        mine = target.url.set(username=user, password="secret", database=name)
+        to = replace(target, url=mine)
+        copy_to_postgres(move.depot.package, move.here, to, track=track)
+        assert read(move.here) == read(move.there.with_migration_target(to))
+
+
+def test_a_lost_connection_is_no_loss(move: Move) -> None:
+    fill(move.here, 500)
+
+    @contextmanager
+    def disconnect(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        if step == "copying":
+            with administered(move.there) as admin:
+                admin.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                )
+        yield lambda more: None
+
+    with pytest.raises(psycopg.OperationalError):
+        copy_to_postgres(
+            move.depot.package, move.here, move.there.database_target, track=disconnect
+        )
+    move.copy()
+    assert_equal(move)
+
+
+def test_what_is_only_in_the_wal_is_copied_and_the_file_stays_as_it_is(move: Move) -> None:
+    """A service that was killed leaves its last rows there."""
+    fill(move.here, 50)
+    with closing(sqlite3.connect(move.file)) as database:
+        database.execute("PRAGMA wal_autocheckpoint=0")
+        with database:
+            database.execute("UPDATE kinds SET text = 'in the WAL'")
+        wal = move.file.with_name("app.db-wal")
+        copies = [(file, file.read_bytes()) for file in (move.file, wal)]
+        # Not as the last connection closes, which empties the WAL.
+        move.file.with_name("app.db-shm").unlink()
+        for file, data in copies:
+            file.unlink()
+            file.write_bytes(data)
+    move.copy()
+    assert move.ask("SELECT DISTINCT text FROM kinds") == [("in the WAL",)]
+    assert [file.read_bytes() for file, _ in copies] == [data for _, data in copies]
+
+
+def test_a_target_of_a_later_revision_is_one_message(move: Move) -> None:
+    move.depot.add("2", "op.create_table('later', sa.Column('id', sa.Integer, primary_key=True))")
+    upgrade(move.depot.package, move.there)
+    with pytest.raises(CopyError, match=r"the target is at revision 2 and the file at 1: migrate"):
+        move.copy()
+
+
+def test_another_encoding_is_refused(move: Move) -> None:
+    fill(move.here, 5)
+    with administered(move.there) as admin:
+        admin.exec_driver_sql(
+            "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        )
+        try:
+            to = replace(
+                move.there.database_target, url=move.there.database_target.url.set(database="latin")
+            )
+            with pytest.raises(CopyError, match=r"encoding is LATIN1.*ENCODING 'UTF8'"):
+                copy_to_postgres(move.depot.package, move.here, to, track=track)
+        finally:
+            admin.exec_driver_sql("DROP DATABASE latin WITH (FORCE)")
+
+
+def test_a_file_that_is_replaced_is_noticed(move: Move) -> None:
+    fill(move.here, 5)
+
+    @contextmanager
+    def swap(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        if step == "comparing":
+            other = move.file.with_name("other.db")
+            other.write_bytes(move.file.read_bytes())
+            other.replace(move.file)
+        yield lambda more: None
+
+    with pytest.raises(CopyError, match="was written to while it was copied"):
+        copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=swap)
+
+
+def test_rows_that_the_target_gets_meanwhile_are_noticed(move: Move) -> None:
+    fill(move.here, 5)
+
+    @contextmanager
+    def write(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        if step == "comparing":
+            with administered(move.there) as admin:
+                admin.execute(text("UPDATE counted SET name = 'changed' WHERE id = 1"))
+        yield lambda more: None
+
+    with pytest.raises(CopyError, match="counted: 2 rows in the file, 2 there"):
+        copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=write)

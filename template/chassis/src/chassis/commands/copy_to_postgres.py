@@ -25,7 +25,8 @@ def copy_service(
     **options: "Unpack[CopyOptions]",
 ) -> None:
     """Copy the service's file. Raise click.ClickException for what is in the way."""
-    from ..db.copying.copy import copy_to_postgres, resolve_target
+    from ..db.copying.copy import copy_to_postgres
+    from ..db.copying.endpoints import resolve_target
 
     to = resolve_target(settings, target_url)
     click.echo(f"from {settings.database_target.masked} to {to.masked}")
@@ -74,8 +75,7 @@ def track_step(step: str, rows: int) -> Iterator[Callable[[int], None]]:
             click.echo(f"{step}: {done:,} of {rows:,} rows, {describe_rate()}, {left:.0f} s left")
 
     yield advance
-    seconds = time.monotonic() - started
-    click.echo(f"{step}: {done:,} rows in {seconds:.1f} s, {describe_rate()}".removesuffix(", "))
+    click.echo(f"{step}: {done:,} rows in {time.monotonic() - started:.1f} s, {describe_rate()}")
 
 
 @contextmanager
@@ -112,5 +112,5 @@ Next, before the service starts again:
          ?sslmode=verify-full&sslrootcert=… unless it is on this machine
   remove APP_DATABASE_SQLITE_PATH and the other APP_DATABASE_SQLITE_* variables, and
          APP_DATABASE_COPY_TARGET_URL
-  run    doctor, then serve; keep the SQLite file until you are sure: nothing writes to it any more
-Sizes of the pool: APP_DATABASE_POOL_SIZE, in the guide (sqlite_to_postgresql.md)."""
+  run    doctor, then serve; keep the SQLite file until you are sure
+The guide has the rest: chassis/docs/sqlite_to_postgresql.md"""

@@ -26,7 +26,7 @@ def check_values(
     """Return the fingerprint of a table's rows; each value that would be refused is a finding."""
     encoder = RowEncoder(pair.columns)
     found = Fingerprint()
-    for rows in source.read_chunks(pair.source, pair.source_columns):
+    for rows in source.read_chunks(pair.source, pair.source_columns, unbounded=encoder.texts):
         try:
             data = encoder.encode(rows, target.normalise)
         except (RefusedValueError, UnicodeEncodeError, psycopg.Error):

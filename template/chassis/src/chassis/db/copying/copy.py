@@ -5,28 +5,22 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Protocol, TypedDict
 
-import psycopg
-from pydantic import SecretStr
-
 from ..address.settings import DatabaseSettings
-from ..address.urls import DatabaseTarget, parse_url
-from ..errors import DatabaseSettingsError, DatabaseUnavailableError
-from ..migrations.connect import open_connection
-from ..migrations.revisions import CodeRevisions, UnknownRevisionError, read_code_revisions
+from ..address.urls import DatabaseTarget
+from ..migrations.options import MigrationEnvironment
+from ..migrations.revisions import read_code_revisions
 from ..migrations.upgrade import upgrade
 from .checks import Advance, check_constraints, check_file, check_values
 from .encoder import Fingerprint, RowEncoder, split_pieces
+from .endpoints import find_file, find_revision, open_target
 from .errors import CopyError
-from .ledger import Ledger, find_sequence_values
+from .ledger import Ledger, find_model_sequences, write_sequence_values
 from .plan import CopyPlan, Findings, TablePair, plan_copy
 from .source import SourceFile, SourceTable, open_source, quote_name
 from .target import Target
 
-# Any number that nothing else in the database uses, and not that of migrations: ASCII "copying".
-LOCK_KEY = int.from_bytes(b"copying", "big")
 _CHUNKS_IN_TRANSACTION = 25
 
 
@@ -70,17 +64,14 @@ def copy_to_postgres(
     DatabaseSettingsError for other databases, and DatabaseUnavailableError if one can't be used.
     """
     started = time.monotonic()
-    file = _find_file(settings)
+    file = find_file(settings)
     there = settings.with_migration_target(to)
     with ExitStack() as stack:
         source = stack.enter_context(open_source(file))
         code = read_code_revisions(package, settings)
-        revision = _find_revision(source, code)
-        target = Target(_driver_of(stack.enter_context(open_connection(there))))
-        _lock(target)
-        copy = _Copy(
-            source, target, Ledger(target), track, (code.environment.version_table, revision)
-        )
+        revision = find_revision(source, code)
+        target = stack.enter_context(open_target(there))
+        copy = _Copy(source, target, track, code.environment, revision)
         tables = copy.read_tables(left_out)
         if not copy.has_begun:
             copy.prepare(tables, package, there, overwrite=overwrite)
@@ -102,13 +93,15 @@ class _Copy:
         self,
         source: SourceFile,
         target: Target,
-        ledger: Ledger,
         track: Track,
-        version: tuple[str, str],
+        environment: MigrationEnvironment,
+        revision: str,
     ) -> None:
-        self._source, self._target, self._ledger, self._track = source, target, ledger, track
-        self._version = version
-        self._is_ours = ledger.exists
+        self._source, self._target, self._track = source, target, track
+        self._ledger = Ledger(target)
+        self._models = environment.metadata
+        self._version = (environment.version_table, revision)
+        self._is_ours = self._ledger.exists
 
     @property
     def has_begun(self) -> bool:
@@ -182,6 +175,7 @@ class _Copy:
 
     def copy_rows(self, plan: CopyPlan, expected: dict[str, Fingerprint]) -> None:
         """Copy what is not there, table by table, in transactions of some chunks of rows."""
+        self._source.trust_texts()
         self._ledger.begin(expected, self._version)
         state = self._ledger.read_tables()
         left = sum(found.rows - state[name].copied for name, found in expected.items())
@@ -194,7 +188,9 @@ class _Copy:
         encoder = RowEncoder(pair.columns)
         names = ", ".join(quote_name(column.name) for column in pair.columns)
         statement = f"COPY {quote_name(pair.name)} ({names}) FROM STDIN".encode()
-        chunks = self._source.read_chunks(pair.source, pair.source_columns, skip=skip)
+        chunks = self._source.read_chunks(
+            pair.source, pair.source_columns, unbounded=encoder.texts, skip=skip
+        )
         written = -1
         while written:
             written = 0
@@ -237,8 +233,9 @@ class _Copy:
     def finish(self, plan: CopyPlan) -> None:
         """Make constraints again, set the sequences, and end the copy."""
         counters = self._source.read_counters()
+        sequences = [*self._target.read_sequences(), *find_model_sequences(self._models)]
         self._source.refuse_change()
-        self._ledger.finish(find_sequence_values(self._target, plan.pairs, counters))
+        self._ledger.finish(write_sequence_values(sequences, plan.pairs, counters))
         names = ", ".join(quote_name(pair.name) for pair in plan.pairs)
         self._target.execute(f"ANALYZE {names}")
 
@@ -246,51 +243,3 @@ class _Copy:
         known = {name.lower(): name for name in self._target.read_columns()}
         names = [known[one.name.lower()] for one in tables if one.name.lower() in known]
         return [name for name in names if self._target.has_rows(name)]
-
-
-def resolve_target(settings: DatabaseSettings, argument: str | None) -> DatabaseTarget:
-    """Return the database to copy to, as the command or a variable names it.
-
-    Raise DatabaseSettingsError if there is none, or it is not PostgreSQL.
-    """
-    variable = "TARGET_URL" if argument else "APP_DATABASE_COPY_TARGET_URL"
-    url = SecretStr(argument) if argument else settings.database_copy_target_url
-    parsed = url and parse_url(url.get_secret_value(), variable, settings.tls_parameters())
-    if not parsed or parsed.backend != "postgres":
-        raise DatabaseSettingsError(
-            f"{variable}: the copy goes to PostgreSQL; set it to "
-            "postgresql://user:password@host:5432/name"
-        )
-    return parsed
-
-
-def _find_file(settings: DatabaseSettings) -> Path:
-    source = settings.database_target
-    if source.backend != "sqlite":
-        raise DatabaseSettingsError(
-            f"{source.chosen_by}: a SQLite file is copied, and this names {source.masked}; set "
-            "APP_DATABASE_URL=sqlite:///… until the copy is done"
-        )
-    return Path(source.url.database or "")
-
-
-def _find_revision(source: SourceFile, code: CodeRevisions) -> str:
-    state = code.compare(source.connection)
-    if state.age in ("newer", "foreign"):
-        raise UnknownRevisionError(state)
-    if len(state.revisions) != 1:
-        raise CopyError(
-            f"the file has {state.shown}, so that there is no schema to copy: migrate it first"
-        )
-    return next(iter(state.revisions))
-
-
-def _driver_of(connection: object) -> "psycopg.Connection[tuple[object, ...]]":
-    driver = connection.connection.driver_connection  # type: ignore[attr-defined]
-    assert isinstance(driver, psycopg.Connection)
-    return driver
-
-
-def _lock(target: Target) -> None:
-    if not target.read("SELECT pg_try_advisory_lock(%s)", LOCK_KEY)[0][0]:
-        raise DatabaseUnavailableError("another copy to this database is under way: wait for it")

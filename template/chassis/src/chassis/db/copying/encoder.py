@@ -17,6 +17,7 @@ from .values import (
     create_converter,
     escape,
     find_canonical_form,
+    is_text,
     is_written_alike,
 )
 
@@ -51,6 +52,7 @@ class RowEncoder:
     def __init__(self, columns: Sequence[TargetColumn]) -> None:
         self.columns = columns
         self._converters = [create_converter(column) for column in columns]
+        self.texts = [place for place, one in enumerate(columns) if is_text(one)]
         self._asked = [place for place, one in enumerate(columns) if not is_written_alike(one)]
         forms = ((place, find_canonical_form(one)) for place, one in enumerate(columns))
         self._forms = {place: form for place, form in forms if form is not None}
@@ -93,11 +95,13 @@ class RowEncoder:
         column, convert = self.columns[place], self._converters[place]
         if column.is_not_null and None in values:
             raise _NOT_NULL
-        if normalise is None or place not in self._asked:
+        if normalise is not None and place in self._asked:
+            texts = [convert(value) for value in values if value is not None]
+            written = iter(normalise(column.type, texts))
+            return [NULL if value is None else escape(next(written)) for value in values]
+        if place in self.texts:
             return [NULL if value is None else escape(convert(value)) for value in values]
-        texts = [convert(value) for value in values if value is not None]
-        written = iter(normalise(column.type, texts))
-        return [NULL if value is None else escape(next(written)) for value in values]
+        return [NULL if value is None else convert(value) for value in values]
 
     def _refuse(self, place: int, value: Any) -> RefusedValueError | None:
         if value is None:

@@ -1,12 +1,14 @@
 """What is kept in PostgreSQL while a copy is under way, so that it can go on after a kill."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from sqlalchemy import MetaData, Sequence
 
 from .encoder import Fingerprint
 from .plan import TablePair
 from .source import quote_name
-from .target import Target
+from .target import SequenceOwner, Target
 
 NAME = "chassis_copy"
 
@@ -104,14 +106,14 @@ class Ledger:
             f"UPDATE {NAME} SET copied = copied + %s WHERE kind = 'table' AND name = %s", rows, name
         )
 
-    def finish(self, statements: Sequence[str]) -> None:
+    def finish(self, statements: Iterable[str]) -> None:
         """Make again what was taken away, and end the copy."""
         with self._target.driver.transaction():
             for statement in (*self.read_statements(), *statements):
                 self._target.execute(statement)
             self.drop()
 
-    def _remove_obstacles(self, tables: Sequence[str], version: tuple[str, str]) -> None:
+    def _remove_obstacles(self, tables: Iterable[str], version: tuple[str, str]) -> None:
         version_table, revision = quote_name(version[0]), version[1].replace("'", "''")
         found = self._target.driver.execute(
             _OBSTACLES.encode(), {"tables": [quote_name(name) for name in tables]}
@@ -131,20 +133,31 @@ class Ledger:
             )
 
 
-def find_sequence_values(
-    target: Target, pairs: Sequence[TablePair], counters: Mapping[str, int]
+def find_model_sequences(models: Iterable[MetaData]) -> list[SequenceOwner]:
+    """Return table, column and sequence of models whose values Python asks a sequence for."""
+    tables = [table for one in models for table in one.tables.values()]
+    return [
+        (table.name, column.name, quote_name(column.default.name))
+        for table in tables
+        for column in table.columns
+        if isinstance(column.default, Sequence)
+    ]
+
+
+def write_sequence_values(
+    sequences: Iterable[SequenceOwner], pairs: Iterable[TablePair], counters: Mapping[str, int]
 ) -> list[str]:
     """Return the statements that let each sequence go on after the rows."""
+    sources = {pair.name: pair.source.name for pair in pairs}
     statements = []
-    for table, column, sequence in target.read_sequences():
-        pair = next((one for one in pairs if one.name == table), None)
-        if pair is None:
-            continue
-        given = counters.get(pair.source.name, 0)
-        literal = "'" + sequence.replace("'", "''") + "'"
-        statements.append(
-            f"SELECT setval({literal}, highest) FROM (SELECT greatest(max({quote_name(column)}), "
-            f"{given}) AS highest FROM {quote_name(table)}) AS found, pg_sequence "
-            f"WHERE seqrelid = {literal}::regclass AND highest BETWEEN seqmin AND seqmax"
-        )
+    for table, column, sequence in sequences:
+        if table in sources:
+            literal = "'" + sequence.replace("'", "''") + "'"
+            given = counters.get(sources[table], 0)
+            highest = f"SELECT greatest(max({quote_name(column)}), {given}) AS highest"
+            statements.append(
+                f"SELECT setval({literal}, highest) FROM ({highest} FROM {quote_name(table)}) "
+                f"AS found, pg_sequence WHERE seqrelid = to_regclass({literal}) "
+                "AND highest BETWEEN seqmin AND seqmax"
+            )
     return statements

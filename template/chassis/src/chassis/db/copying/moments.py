@@ -19,7 +19,11 @@ def create_moment_converter(has_zone: bool) -> Callable[[Any], str]:
                     f"{CORRECT}, or give the column timezone=True in a migration",
                 )
             moment = moment.astimezone(UTC).replace(tzinfo=None)
-        written = _cut_zeros(moment.isoformat(" "))
+            written = moment.isoformat(" ")
+        else:
+            is_as_stored = len(value) == 26 and (value[7], value[10], value[19]) == ("-", " ", ".")
+            written = value if is_as_stored else moment.isoformat(" ")
+        written = _cut_zeros(written)
         return f"{written}+00" if has_zone else written
 
     return convert_moment

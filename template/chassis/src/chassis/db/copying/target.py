@@ -8,6 +8,9 @@ import psycopg
 
 from .source import quote_name
 
+# A table, a column of it, and the sequence that its numbers are from, quoted.
+SequenceOwner = tuple[str, str, str]
+
 # Of the schema that a service uses, without the tables of extensions.
 _OURS = """
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
@@ -140,7 +143,7 @@ class Target:
             for table, name, names, parent, parent_names in self.read(_FOREIGN_KEYS)
         ]
 
-    def read_sequences(self) -> list[tuple[str, str, str]]:
+    def read_sequences(self) -> list[SequenceOwner]:
         """Return table, column and sequence of each column that counts by itself."""
         return self.read(_SEQUENCES)
 

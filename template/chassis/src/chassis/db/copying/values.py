@@ -27,11 +27,9 @@ Canonicalise = Callable[[bytes], bytes]
 
 NULL = "\\N"
 _SPECIAL = re.compile(r"[\\\n\t\r\b\f\v]")
-_ESCAPES = {
-    ord(character): f"\\{letter}"
-    for character, letter in zip("\\\n\t\r\b\f\v", "\\ntrbfv", strict=True)
-}
-_HEX_UUID = re.compile(r"[0-9a-fA-F]{32}")
+_ESCAPES = tuple(
+    (one, f"\\{letter}") for one, letter in zip("\\\n\t\r\b\f\v", "\\ntrbfv", strict=True)
+)
 _DECIMALS = Context(prec=1100)
 # More than this, in hexadecimal digits, is no field of PostgreSQL's.
 _MOST_BYTES = 500_000_000
@@ -39,7 +37,10 @@ _MOST_BYTES = 500_000_000
 
 def escape(text: str) -> str:
     """Return a text as COPY has it."""
-    return text.translate(_ESCAPES) if _SPECIAL.search(text) else text
+    if _SPECIAL.search(text):
+        for special, escaped in _ESCAPES:
+            text = text.replace(special, escaped)
+    return text
 
 
 def create_converter(column: TargetColumn) -> Convert:
@@ -61,6 +62,11 @@ def create_converter(column: TargetColumn) -> Convert:
             return convert_array
         case kind:
             return _CONVERTERS.get(kind, _convert_any)
+
+
+def is_text(column: TargetColumn) -> bool:
+    """Return whether a converted value may hold what COPY escapes, and may be large."""
+    return column.is_enum or column.kind not in _PLAIN
 
 
 def is_written_alike(column: TargetColumn) -> bool:
@@ -160,6 +166,11 @@ def _create_numeric_converter(modifier: int) -> Convert:
     limit, unit = Decimal(10) ** (precision - scale), Decimal(1).scaleb(-scale)
 
     def convert_numeric(value: Any) -> str:
+        if type(value) is float and value:
+            # The usual case, three times as fast; neither an exponent nor infinity.
+            whole, _, decimals = repr(value).partition(".")
+            if len(whole) <= precision - scale and len(decimals) <= scale and decimals.isdigit():
+                return f"{whole}.{decimals.ljust(scale, '0')}"
         number = _read_decimal(value)
         if abs(number) < limit:
             number = number.quantize(unit, ROUND_HALF_UP, _DECIMALS)
@@ -198,11 +209,13 @@ def _convert_bytes(value: Any) -> str:
 
 
 def _convert_uuid(value: Any) -> str:
-    digits = value.replace("-", "") if type(value) is str else ""
-    if not _HEX_UUID.fullmatch(digits):
+    try:
+        digits = bytes.fromhex(value if len(value) == 32 else value.replace("-", "")).hex()
+    except (AttributeError, TypeError, ValueError):
+        digits = ""
+    if len(digits) != 32:
         raise RefusedValueError("no UUID", CORRECT)
-    digits = digits.lower()
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _convert_any(value: Any) -> str:
@@ -221,7 +234,8 @@ _CONVERTERS: dict[str, Convert] = {
     "time": convert_time,
     "uuid": _convert_uuid,
 }
-_WRITTEN_ALIKE = {
-    *_CONVERTERS,
-    *("int2", "int4", "int8", "numeric", "float4", "float8", "varchar", "bpchar"),
+_PLAIN = {
+    *("bool", "int2", "int4", "int8", "numeric", "float4", "float8", "uuid"),
+    *("date", "time", "timestamp", "timestamptz", "interval"),
 }
+_WRITTEN_ALIKE = {*_CONVERTERS, *_PLAIN, "varchar", "bpchar"}
