@@ -29,12 +29,12 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 9996
+CORE = 10_002
 ROOMS = (
     Room("src/chassis", 608),
     Room("src/chassis/http", 1476),
     Room("src/chassis/observe", 753),
-    Room("src/chassis/db", 2439),
+    Room("src/chassis/db", 2447),
     Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 640),

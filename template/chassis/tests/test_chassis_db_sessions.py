@@ -764,12 +764,17 @@ class Unhashable:
     async def __call__(self, session: DbSession) -> None: ...
 
 
+def use_without_await(session: DbReadSession) -> None:
+    """Get a coroutine for each call of the session."""
+
+
 async def test_a_route_whose_session_cannot_be_planned_stops_the_start(
     settings: ChassisSettings,
 ) -> None:
-    late, unhashable = APIRouter(), APIRouter()
+    late, unhashable, blocking = APIRouter(), APIRouter(), APIRouter()
     add_routes_of(late, Annotated[AsyncSession, Depends(after_the_response)])
     unhashable.add_api_route("/", Unhashable())
+    blocking.add_api_route("/", use_without_await)
     mounted = FastAPI()
     mounted.include_router(late)
     outer = create_stock(settings)
@@ -778,6 +783,7 @@ async def test_a_route_whose_session_cannot_be_planned_stops_the_start(
         create_stock(settings, late): r'Depends\(after_the_response, scope="function"\)',
         outer: r'Depends\(after_the_response, scope="function"\)',
         create_stock(settings, unhashable): "make it a function",
+        create_stock(settings, blocking): "use_without_await, the handler of /, .* an async def",
     }
     for app, words in advice.items():
         with pytest.raises(SessionPlanError, match=words):

@@ -1,5 +1,6 @@
 """The one session of a request: planned at the start, closed before the answer."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -127,6 +128,13 @@ def _check_route(context: RouteContext, endpoint: Endpoint, needs: list[Dependen
         raise SessionPlanError(
             f"the handler of {context.path} has no hash, so that its session can't be planned: "
             "make it a function"
+        )
+    function = inspect.unwrap(endpoint)
+    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    if inspect.isfunction(function) and not is_async and any(not need.parent for need in needs):
+        raise SessionPlanError(
+            f"{function.__name__}, the handler of {context.path}, is a def and takes a session, "
+            "whose methods have to be awaited: make it an async def"
         )
     for need in needs:
         taker = need.parent or Dependency(endpoint, None, None)
