@@ -151,6 +151,16 @@ def test_a_database_that_is_busy_is_one_message(monkeypatch: pytest.MonkeyPatch)
     assert result.stderr == "Error: the database can't do this now: database is locked\n"
 
 
+def test_a_statement_that_takes_too_long_is_one_message(settings: ChassisSettings) -> None:
+    if settings.database_target.backend != "postgres":
+        pytest.skip("SQLite has no limit to a statement's time")
+    add_query(group := create_group(), "SELECT pg_sleep(10)")
+    short = settings.model_copy(update={"database_statement_timeout_seconds": 0.1})
+    result = invoke(group, "query", obj=short)
+    assert result.exit_code == 1
+    assert re.fullmatch(r"Error: the database can't do this now: [^\n]*timeout\n", result.stderr)
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     add_query(group := create_group(), "SELECT missing")
     result = invoke(group, "query")
