@@ -447,7 +447,7 @@ class TestOwnFields:
 
     async def test_a_line_may_say_otherwise(self) -> None:
         with logged() as log:
-            await asyncio.create_task(log_with_fields(done=1, job=2))
+            await asyncio.create_task(log_with_fields(done="no", job=2))
 
         (line,) = log.lines
         assert (line["done"], line["job"]) == (True, 2)
@@ -477,14 +477,15 @@ class TestOwnFields:
             assert json.loads(line)["level"] == "INFO"
 
     async def test_a_value_is_taken_as_it_is_then(self) -> None:
-        names = ["ada"]
+        team = {"names": ["ada"]}
         with logged() as log:
-            add_log_fields(names=names)
-            names.append("bob")
+            add_log_fields(team=team)
+            team["names"].append("bob")
+            team["size"] = ["2"]
             logger.info("seen")
 
         (line,) = log.lines
-        assert line["names"] == ["ada"]
+        assert line["team"] == {"names": ["ada"]}
 
     async def test_no_name_of_a_line_itself_is_taken(self, settings: ChassisSettings) -> None:
         async with logging_service(settings) as (client, log):
@@ -502,9 +503,11 @@ class TestOwnFields:
         with pytest.raises(ValueError, match=r"must be letters, digits, _, \. and -"):
             add_log_fields(**{name: 1})
 
-    def test_an_error_of_a_value_is_its_callers(self) -> None:
+    def test_a_value_without_a_text_is_an_error_where_it_is_added(self) -> None:
         with pytest.raises(LookupError):
             add_log_fields(value=Broken())
+        with pytest.raises(ValueError, match="4300 digits"):
+            add_log_fields(value=10**5000)
 
 
 class Broken:
