@@ -44,14 +44,14 @@ def test_the_copy_says_what_it_did_and_what_to_set_next(
 
     checked = invoke(package, "--check")
     assert (checked.exit_code, checked.stderr) == (0, ""), checked.output
-    assert "PostgreSQL takes all of it: 10 tables, 60 rows; no row was written" in checked.stdout
+    assert "PostgreSQL takes all of it (tables: 10, rows: 60); no row was written" in checked.stdout
 
     copied = invoke(package)
     assert copied.exit_code == 0, copied.output
     assert copied.stdout.startswith("from sqlite:///data/app.db to postgresql://")
     for line in ("checking: 60 rows in ", "copying: 60 rows in ", "comparing: 60 rows in "):
         assert f"\n{line}" in copied.stdout
-    assert "copied and compared: 10 tables, 60 rows" in copied.stdout
+    assert " s (tables: 10, rows: 60)" in copied.stdout
     assert "  set    APP_DATABASE_URL to postgresql://" in copied.stdout
     assert MARKED not in checked.output + copied.output
 

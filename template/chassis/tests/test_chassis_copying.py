@@ -23,7 +23,9 @@ from sqlalchemy import text
 from chassis import ChassisSettings
 from chassis.db import DatabaseSettings, DatabaseUnavailableError
 from chassis.db.copying.copy import CopyReport, copy_to_postgres
+from chassis.db.copying.encoder import RowEncoder, split_pieces
 from chassis.db.copying.errors import CopyError
+from chassis.db.copying.source import open_source
 from chassis.db.migrations.connect import open_connection
 from chassis.db.migrations.upgrade import upgrade
 
@@ -509,3 +511,18 @@ def test_rows_that_the_target_gets_meanwhile_are_noticed(move: Move) -> None:
 
     with pytest.raises(CopyError, match="counted: 2 rows in the file, 2 there"):
         copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=write)
+
+
+def test_large_rows_are_not_gathered() -> None:
+    pieces = iter([b"x" * 1_000_000 + b"\n"] * 10)
+    next(split_pieces(RowEncoder([]), pieces))
+    assert len(list(pieces)) == 9
+
+
+def test_large_rows_of_the_file_are_not_gathered(move: Move) -> None:
+    fill(move.here, 50)
+    move.execute("UPDATE kinds SET data = zeroblob(1500000)")
+    with open_source(move.file) as source:
+        [table] = [one for one in source.read_tables() if one.name == "kinds"]
+        chunks = source.read_chunks(table, ["id", "data"], unbounded=[1])
+        assert [len(rows) for rows in chunks] == [1] * 50

@@ -164,7 +164,7 @@ def migrate(service: ServiceReference, wait: bool, check: bool, engine: BackendN
         migrate_service(service.package, settings, wait=wait)
 
 
-@click.command()
+@click.command(short_help="Copy the SQLite file to PostgreSQL.")
 @click.argument("target_url", required=False)
 @click.option("--check", "only_check", is_flag=True, help="Look at each value, and copy nothing.")
 @click.option("--overwrite", is_flag=True, help="Empty tables of the target that have rows.")
@@ -196,7 +196,7 @@ def copy_to_postgres(
     )
 
 
-@click.command()
+@click.command(short_help="Examine settings, database and schema.")
 @click.option("--json", "as_json", is_flag=True, help="Write it for programs.")
 @click.pass_obj
 def doctor(service: ServiceReference, as_json: bool) -> None:
@@ -212,7 +212,7 @@ def doctor(service: ServiceReference, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-@click.group()
+@click.group(short_help="Compare chassis/ with its release.")
 def chassis() -> None:
     """Compare chassis/ with its release, and this service with a newer one."""
 

@@ -34,11 +34,11 @@ def copy_service(
         report = copy_to_postgres(package, settings, to, track=track_step, **options)
     for note in report.notes:
         click.echo(f"Note: {note}")
-    counted = f"{report.tables} tables, {report.rows:,} rows"
+    counted = f"tables: {report.tables}, rows: {report.rows:,}"
     if options["only_check"]:
-        click.echo(f"PostgreSQL takes all of it: {counted}; no row was written")
+        click.echo(f"PostgreSQL takes all of it ({counted}); no row was written")
     else:
-        click.echo(f"copied and compared: {counted}, in {report.seconds:.0f} s")
+        click.echo(f"copied and compared in {report.seconds:.0f} s ({counted})")
         click.echo(_NEXT_STEPS.format(target=to.masked))
 
 
@@ -50,7 +50,7 @@ def track_step(step: str, rows: int) -> Iterator[Callable[[int], None]]:
 
     def describe_rate(*_: object) -> str:
         seconds = time.monotonic() - started
-        return f"{done / seconds:,.0f} rows/s" if done and seconds > 0 else ""
+        return f"{done / max(seconds, 0.001):,.0f} rows/s"
 
     if sys.stdout.isatty():
         with click.progressbar(

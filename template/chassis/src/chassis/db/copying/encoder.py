@@ -24,6 +24,7 @@ from .values import (
 # Returns how the server writes texts of a type; raises psycopg.Error if it refuses one.
 Normalise = Callable[[str, Sequence[str]], list[str]]
 
+_PIECES_BYTES = 200_000
 _NOT_NULL = RefusedValueError(
     "NULL in a column that must not be", "fill it, or let the column be NULL in a migration"
 )
@@ -144,12 +145,14 @@ def _apply_forms(line: bytes, forms: dict[int, Canonicalise]) -> bytes:
 
 
 def split_pieces(encoder: RowEncoder, pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield the lines that a server sends, many at a time."""
+    """Yield the lines that a server sends, many at a time; few that are large."""
     kept: list[bytes] = []
+    size = 0
     for piece in pieces:
         kept.append(piece)
-        if len(kept) == 2000:
+        size += len(piece)
+        if size > _PIECES_BYTES:
             yield encoder.split_lines(b"".join(kept))
-            kept = []
+            kept, size = [], 0
     if kept:
         yield encoder.split_lines(b"".join(kept))
