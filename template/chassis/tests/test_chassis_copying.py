@@ -119,9 +119,7 @@ def test_the_next_row_gets_the_next_number(move: Move) -> None:
         assert tuple(ticket) == (10, 510)
 
 
-def test_a_service_is_not_ready_on_half_of_its_data(move: Move) -> None:
-    fill(move.here, 100)
-
+def stop_before_comparing(move: Move) -> None:
     @contextmanager
     def stop(step: str, rows: int) -> Iterator[Callable[[int], None]]:
         if step == "comparing":
@@ -130,6 +128,11 @@ def test_a_service_is_not_ready_on_half_of_its_data(move: Move) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=stop)
+
+
+def test_a_service_is_not_ready_on_half_of_its_data(move: Move) -> None:
+    fill(move.here, 100)
+    stop_before_comparing(move)
     assert move.ask("SELECT count(*) FROM alembic_version") == [(0,)]
 
     move.copy()
@@ -360,9 +363,9 @@ from chassis.db import DatabaseSettings
 from chassis.db.address.urls import parse_url
 from chassis.db.copying import copy, source
 
-package, here, there, steps, seconds = sys.argv[1:]
+package, here, there, last_step, chunks, seconds = sys.argv[1:]
 source._CHUNK_ROWS, copy._CHUNKS_IN_TRANSACTION = 50, 1
-left = int(steps)
+left = int(chunks)
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -371,7 +374,7 @@ def kill():
 def track(step, rows):
     def advance(more):
         global left
-        left -= 1
+        left -= step == last_step
         if not left:
             threading.Timer(float(seconds), kill).start()
     yield advance
@@ -386,12 +389,18 @@ def test_a_copy_that_is_killed_at_any_moment_goes_on(move: Move) -> None:
     chance = random.Random()
     url = move.there.database_url
     assert url is not None
-    killed = 0
-    for steps in chance.sample(range(1, 130), 6):
-        seconds = chance.random() / 20
+    killed = []
+    moments = [
+        ("checking", 90),
+        ("copying", 30),
+        ("copying", 30),
+        ("copying", 30),
+        ("comparing", 2),
+    ]
+    for step, chunks in moments:
         arguments = [
             *(move.depot.package, f"sqlite:///{move.file}", url.get_secret_value()),
-            *(str(steps), str(seconds)),
+            *(step, str(chance.randrange(1, chunks)), str(chance.random() / 20)),
         ]
         done = subprocess.run(
             [sys.executable, "-c", KILLED, *arguments],
@@ -400,12 +409,12 @@ def test_a_copy_that_is_killed_at_any_moment_goes_on(move: Move) -> None:
             capture_output=True,
         )
         assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
-        killed += done.returncode != 0
         if done.returncode == 0:
             break
+        killed.append(step)
     if move.ask("SELECT to_regclass('chassis_copy')") != [(None,)]:
         move.copy()
-    assert killed
+    assert killed[:4] == ["checking", "copying", "copying", "copying"]
     assert_equal(move)
 
 
@@ -526,3 +535,20 @@ def test_large_rows_of_the_file_are_not_gathered(move: Move) -> None:
         [table] = [one for one in source.read_tables() if one.name == "kinds"]
         chunks = source.read_chunks(table, ["id", "data"], unbounded=[1])
         assert [len(rows) for rows in chunks] == [1] * 50
+
+
+def test_a_file_that_was_migrated_since_the_copy_began_is_refused(move: Move) -> None:
+    fill(move.here, 20)
+    stop_before_comparing(move)
+    move.depot.add("2", "pass")
+    upgrade(move.depot.package, move.here)
+    with pytest.raises(CopyError, match="at revision 2, and was at another when this copy began"):
+        move.copy()
+
+
+def test_a_table_that_is_left_out_of_the_second_run_has_no_rows_of_the_first(move: Move) -> None:
+    fill(move.here, 20)
+    stop_before_comparing(move)
+    move.copy(left_out=("counted",))
+    assert move.ask("SELECT count(*) FROM counted") == [(0,)]
+    assert move.ask("SELECT count(*) FROM kinds") == [(20,)]

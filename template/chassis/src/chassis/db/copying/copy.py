@@ -73,8 +73,7 @@ def copy_to_postgres(
         target = stack.enter_context(open_target(there))
         copy = _Copy(source, target, track, code.environment, revision)
         tables = copy.read_tables(left_out)
-        if not copy.has_begun:
-            copy.prepare(tables, package, there, overwrite=overwrite)
+        copy.prepare(tables, package, there, overwrite=overwrite)
         plan, expected = copy.check(tables, left_out)
         if only_check:
             copy.clean_up(plan)
@@ -124,7 +123,10 @@ class _Copy:
         *,
         overwrite: bool,
     ) -> None:
-        """Bring the schema to the file's revision; the first row makes the target ours."""
+        """Bring the schema to the file's revision. Raise CopyError if it can't be brought there."""
+        if self.has_begun:
+            self._ledger.refuse_other_version(self._version)
+            return
         filled = self._find_filled(tables)
         if filled and not self._is_ours and not overwrite:
             raise CopyError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import MetaData, Sequence
 
 from .encoder import Fingerprint
+from .errors import CopyError
 from .plan import TablePair
 from .source import quote_name
 from .target import SequenceOwner, Target
@@ -78,21 +79,27 @@ class Ledger:
         rows = self._target.read(f"SELECT name FROM {NAME} WHERE kind = 'statement' ORDER BY name")
         return [statement for (statement,) in rows]
 
+    def refuse_other_version(self, version: tuple[str, str]) -> None:
+        """Raise CopyError if the copy that is under way began at another revision of the file."""
+        if _set_version(version) not in self.read_statements():
+            raise CopyError(
+                f"the file is at revision {version[1]}, and was at another when this copy began: "
+                "copy into a new database"
+            )
+
     def begin(self, expected: Mapping[str, Fingerprint], version: tuple[str, str]) -> None:
         """Take away what stands in the way, and empty each table that is not begun as it is now."""
         with self._target.driver.transaction():
             self.create()
             known = self.read_tables()
             self._remove_obstacles(list(expected), version)
-            stale = [
-                name
-                for name, found in expected.items()
-                if name not in known or known[name].expected != found
-            ]
-            if stale:
-                self._target.execute(f"TRUNCATE {', '.join(map(quote_name, stale))}")
+            stale = [name for name, entry in known.items() if entry.expected != expected.get(name)]
+            new = [name for name in expected if name not in known]
+            if stale or new:
+                self._target.execute(f"TRUNCATE {', '.join(map(quote_name, stale + new))}")
             for name in stale:
                 self._target.execute(f"DELETE FROM {NAME} WHERE kind = 'table' AND name = %s", name)
+            for name in expected.keys() & {*stale, *new}:
                 self._target.execute(
                     f"INSERT INTO {NAME} VALUES ('table', %s, %s, %s, 0)",
                     name,
@@ -114,23 +121,22 @@ class Ledger:
             self.drop()
 
     def _remove_obstacles(self, tables: Iterable[str], version: tuple[str, str]) -> None:
-        version_table, revision = quote_name(version[0]), version[1].replace("'", "''")
         found = self._target.driver.execute(
             _OBSTACLES.encode(), {"tables": [quote_name(name) for name in tables]}
         ).fetchall()
         if self._target.has_rows(version[0]):
-            found.append(
-                (
-                    f"DELETE FROM {version_table}",
-                    f"INSERT INTO {version_table} (version_num) VALUES ('{revision}')",
-                )
-            )
+            found.append((f"DELETE FROM {quote_name(version[0])}", _set_version(version)))
         for remove, restore in found:
             self._target.execute(remove)
             self._target.execute(
                 f"INSERT INTO {NAME} (kind, name) VALUES ('statement', %s) ON CONFLICT DO NOTHING",
                 restore,
             )
+
+
+def _set_version(version: tuple[str, str]) -> str:
+    revision = version[1].replace("'", "''")
+    return f"INSERT INTO {quote_name(version[0])} (version_num) VALUES ('{revision}')"
 
 
 def find_model_sequences(models: Iterable[MetaData]) -> list[SequenceOwner]:
