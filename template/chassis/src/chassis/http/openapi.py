@@ -41,10 +41,9 @@ def describe_problems(document: dict[str, Any], app: FastAPI, default: RequestLi
             if route.endpoint in with_database:
                 statuses |= {503, 504}
             _describe_operation(operation, statuses)
-    for path, method, status in _find_documented_problems(app):
-        operation = document.get("paths", {}).get(path, {}).get(method, {})
-        response = operation.get("responses", {}).get(status, {})
-        _move_to_media_type(response.get("content", {}))
+            for status in _find_documented_problems(route):
+                response = operation["responses"].get(status, {})
+                _move_to_media_type(response.get("content", {}))
 
 
 def _describe_operation(operation: dict[str, Any], statuses: set[int]) -> None:
@@ -83,11 +82,9 @@ def _find_operations(app: FastAPI) -> Iterator[tuple[tuple[str, str], RouteConte
             yield (route.path_format or "", method.lower()), route
 
 
-def _find_documented_problems(app: FastAPI) -> Iterator[tuple[str, str, str]]:
-    """Yield the path, the method and the status of each answer that is documented as a Problem."""
-    for route in iter_route_contexts(app.routes):
-        for status, response in getattr(route, "responses", {}).items():
-            model = response.get("model")
-            if isinstance(model, type) and issubclass(model, Problem):
-                for method in route.methods or ():
-                    yield route.path_format or "", method.lower(), str(status)
+def _find_documented_problems(route: RouteContext) -> Iterator[str]:
+    """Yield the status of each answer of a route that is documented as a Problem."""
+    for status, response in getattr(route, "responses", {}).items():
+        model = response.get("model")
+        if isinstance(model, type) and issubclass(model, Problem):
+            yield str(status)
