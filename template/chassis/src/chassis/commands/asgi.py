@@ -3,15 +3,10 @@
 import logging
 import sys
 from collections.abc import Callable
-from typing import TypeVar
 
 from fastapi import FastAPI
 
-from ..observe.logs import LogOptions, configure_logging
-from ..settings import ChassisSettings
-from .service import InvalidSettingsError, print_warnings, read_settings
-
-SettingsT = TypeVar("SettingsT", bound=ChassisSettings)
+from .service import InvalidSettingsError, SettingsT, load_settings
 
 
 def create_asgi_app(
@@ -21,15 +16,13 @@ def create_asgi_app(
 
     For the `asgi.py` of a service. Wrong settings are one message, and exit with 2.
     """
+    is_first = not logging.root.handlers
     try:
-        print_warnings(settings)
-        read = read_settings(settings)
+        loaded = load_settings(settings)
     except InvalidSettingsError as error:
         error.show()
         sys.exit(error.exit_code)
-    is_first = not logging.root.handlers
-    configure_logging(LogOptions.from_settings(read))
-    app = create_service(read)
+    app = create_service(loaded)
     if is_first:
         _remove_server_handlers()
         # Some servers configure their logs after they imported the application.

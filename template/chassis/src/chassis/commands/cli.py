@@ -118,7 +118,8 @@ def serve(
     service: ServiceReference, host: str | None, port: int | None, workers: int | None, reload: bool
 ) -> None:
     """Serve HTTP requests."""
-    settings = load_settings(service, server_host=host, server_port=port, server_workers=workers)
+    options = {"server_host": host, "server_port": port, "server_workers": workers}
+    settings = load_settings(service.settings, **options)
     _run_server(service, settings, reload=reload)
 
 
@@ -128,7 +129,7 @@ def serve(
 @click.pass_obj
 def dev(service: ServiceReference, host: str | None, port: int | None) -> None:
     """Migrate, then serve and restart when the code changes."""
-    settings = load_settings(service, server_host=host, server_port=port)
+    settings = load_settings(service.settings, server_host=host, server_port=port)
     migrate_service(service.package, read_settings(DatabaseSettings), wait=False)
     _run_server(service, settings, reload=True)
 

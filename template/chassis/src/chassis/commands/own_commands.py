@@ -6,15 +6,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import wraps
 from inspect import iscoroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, cast
 
 import click
 
 from ..settings import ChassisSettings
 from .migrate import log_database
-from .service import ServiceReference, load_settings
+from .service import ServiceReference, SettingsT, load_settings
 
-SettingsT = TypeVar("SettingsT", bound=ChassisSettings)
 Options = ParamSpec("Options")
 
 STOPPED = 128 + signal.SIGTERM
@@ -45,7 +44,7 @@ def _find_settings() -> ChassisSettings:
         return given
     if (service := context.find_object(ServiceReference)) is None:
         raise TypeError("@pass_settings is for commands of the group that create_cli returns")
-    settings = load_settings(service)
+    settings = load_settings(service.settings)
     log_database(settings)
     return settings
 

@@ -12,7 +12,8 @@ from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from .variables import explain, find_warnings
 
-SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
+DatabaseSettingsT = TypeVar("DatabaseSettingsT", bound=DatabaseSettings)
+SettingsT = TypeVar("SettingsT", bound=ChassisSettings)
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class InvalidSettingsError(click.ClickException):
     exit_code = 2
 
 
-def load_settings(service: ServiceReference, **options: str | int | None) -> ChassisSettings:
-    """Read the settings, which options of the command overrule, and begin to log."""
-    print_warnings(service.settings)
-    settings = read_settings(service.settings)
+def load_settings(kind: type[SettingsT], **options: str | int | None) -> SettingsT:
+    """Read the settings of a class, which options of the command overrule, and begin to log."""
+    print_warnings(kind)
+    settings = read_settings(kind)
     configure_logging(LogOptions.from_settings(settings))
     given = {name: value for name, value in options.items() if value is not None}
     return settings.model_copy(update=given)
 
 
-def read_settings(settings: type[SettingsT]) -> SettingsT:
+def read_settings(settings: type[DatabaseSettingsT]) -> DatabaseSettingsT:
     """Read the settings of a class. Raise InvalidSettingsError if a value is wrong or missing."""
     try:
         return settings()
