@@ -281,6 +281,9 @@ async def test_a_websocket_that_is_refused_is_answered(settings: ChassisSettings
         ("/livez", "GET", "/livez"),
         ("/nowhere/7", "GET", None),
         ("/mounted/nowhere", "GET", None),
+        pytest.param(
+            f"/notes/7/lines/{'9' * 5000}", "GET", None, id="more-digits-than-python-reads"
+        ),
     ],
 )
 @pytest.mark.parametrize("how", ["answer", "http", "bug"])
@@ -295,6 +298,7 @@ async def test_a_refused_request_is_named_by_the_route_that_it_would_have_reache
     notes = APIRouter(prefix="/notes")
     notes.add_api_route("/{note}", endpoint=answer_nothing, methods=["GET", "POST"])
     notes.add_api_route("/{note}/pages/{page:path}", endpoint=answer_nothing)
+    notes.add_api_route("/{note}/lines/{line:int}", endpoint=answer_nothing)
     app, mounted, strict = create_stock(settings, notes), FastAPI(), FastAPI()
     for one in (mounted, strict):
         one.include_router(notes)

@@ -1,6 +1,5 @@
 """How large the body of a request may be and how long its answer may take, by its route."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -8,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from fastapi import FastAPI
 from fastapi.params import Depends
-from fastapi.routing import RouteContext, iter_route_contexts
-from starlette.routing import BaseRoute, Match, WebSocketRoute
+from fastapi.routing import RouteContext
+from starlette.routing import WebSocketRoute
 from starlette.types import Scope
 
 from ..db.route_dependencies import find_dependencies, iter_routes
+from .routes import find_route
 
 if TYPE_CHECKING:
     from .request import RequestRecord
@@ -97,10 +97,8 @@ class RouteLimits:
         """Return the limits of a request, which need not have been routed yet."""
         if len(self._distinct) == 1:
             return self.default
-        # As it was before the request went into what is mounted.
-        root_path = scope.get("app_root_path", self._app.root_path or scope.get("root_path", ""))
-        route = _find_route(self._app.routes, {**scope, "root_path": root_path})
-        return self.default if route is None else find_limits(route, self.default)
+        found = find_route(self._app, scope)
+        return self.default if found is None else find_limits(found.route, self.default)
 
     @cached_property
     def _distinct(self) -> set[RequestLimits]:
@@ -124,12 +122,3 @@ def find_limits(route: RouteContext, default: RequestLimits) -> RequestLimits:
     if size is None:
         return limits
     return limits._replace(max_body_bytes=min(size, limits.max_body_bytes))
-
-
-def _find_route(routes: Sequence[BaseRoute], scope: Scope) -> RouteContext | None:
-    for route in iter_route_contexts(routes):
-        match, child_scope = route.matches(scope)
-        if match is Match.FULL:
-            below = getattr(route.original_route, "routes", None)
-            return route if below is None else _find_route(below, {**scope, **child_scope})
-    return None

@@ -13,7 +13,7 @@ from starlette.types import Scope
 from ..db.borrowed import find_route_template
 from ..db.request_sessions import SessionOwner
 from ..db.statements import current_stats
-from .routes import match_template
+from .routes import find_route
 
 # Stands for every path that leads nowhere: what was asked for may hold anything.
 NO_ROUTE = "(no route)"
@@ -95,7 +95,9 @@ class RequestRecord(SessionOwner):
         scope = self.scope
         path = find_route_template(scope)
         if path is None and getattr(scope["app"], "user_middleware", False):
-            return self._match_refused()
+            # A middleware answered it before it was routed.
+            found = find_route(self.app, scope)
+            return None if found is None else found.template
         if scope["app"] is self.app or path is None:
             return path
         return f"{getattr(scope['app'].state, 'mounted_at', '')}{path}"
@@ -121,14 +123,6 @@ class RequestRecord(SessionOwner):
     def trace_id(self) -> str | None:
         """The trace that the request is part of."""
         return self.traceparent[3:35] if self.traceparent else None
-
-    def _match_refused(self) -> str | None:
-        """Return the template for a request that a middleware answered before it was routed."""
-        scope = self.scope
-        root = scope.get("app_root_path", scope.get("root_path", ""))
-        return match_template(
-            self.app.routes, scope["path"].removeprefix(root), scope.get("method")
-        )
 
     def accept_id(self, sent: bytes | None) -> None:
         """Take the id that was sent if it is well-formed, else make one."""

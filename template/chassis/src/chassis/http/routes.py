@@ -1,26 +1,48 @@
-"""The route that a request leads to, for one that was answered before any router saw it."""
+"""The route that a request leads to, whether or not a router has seen the request yet."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
-from fastapi.routing import iter_route_contexts
-from starlette.routing import BaseRoute, Mount
+from fastapi.routing import RouteContext, iter_route_contexts
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 
-def match_template(routes: Sequence[BaseRoute], path: str, method: str | None) -> str | None:
-    """Return the template of the route that a path leads to; None if there is no such route.
+class FoundRoute(NamedTuple):
+    """A route, and its template with those of the mounts around, such as `/v1/items/{item_id}`."""
+
+    route: RouteContext
+    template: str
+
+
+def find_route(app: Starlette, scope: Scope) -> FoundRoute | None:
+    """Return the route of an application that a request leads to; None if there is no such route.
 
     One that does not take the method counts if no other does, as its answer is a 405.
     """
-    of_another_method: str | None = None
-    for context in iter_route_contexts(routes):
-        pattern = getattr(context, "path_regex", None)
-        if pattern is None or (found := pattern.match(path)) is None:
+    # As it was before the request went into what is mounted.
+    before = getattr(app, "root_path", "") or scope.get("root_path", "")
+    # A number in the path may have more digits than Python reads: the router fails with it, too.
+    with suppress(ValueError):
+        root_path = scope.get("app_root_path", before)
+        return _find_below(app.routes, {**scope, "root_path": root_path}, "")
+    return None
+
+
+def _find_below(routes: Sequence[BaseRoute], scope: Scope, template: str) -> FoundRoute | None:
+    of_another_method: FoundRoute | None = None
+    for route in iter_route_contexts(routes):
+        match, child_scope = route.matches(scope)
+        if match is Match.NONE:
             continue
-        template = context.path_format or ""
-        if isinstance(mount := context.original_route, Mount):
-            below = match_template(mount.routes, f"/{found['path']}", method)
-            return None if below is None else template.removesuffix("/{path}") + below
-        if context.methods is None or method in context.methods:
-            return template
-        of_another_method = of_another_method or template
+        found = FoundRoute(route, template + (route.path_format or ""))
+        below = getattr(route.original_route, "routes", None)
+        if below is not None:
+            mount = found.template.removesuffix("/{path}")
+            return _find_below(below, {**scope, **child_scope}, mount)
+        if match is Match.FULL:
+            return found
+        of_another_method = of_another_method or found
     return of_another_method
