@@ -8,10 +8,7 @@ from datetime import UTC, date, datetime, time
 from urllib.parse import unquote_plus
 
 from fastapi import Request
-from fastapi.exception_handlers import (
-    http_exception_handler,
-    request_validation_exception_handler,
-)
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
@@ -20,11 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from ..db.errors import (
-    TimeZoneError,
-    classify,
-    find_invalid_value,
-)
+from ..db.errors import TimeZoneError, classify, find_invalid_value
 from .problems import describe_exception
 from .request import RequestRecord
 from .responses import (

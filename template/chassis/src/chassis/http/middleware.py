@@ -24,13 +24,7 @@ from .headers import (
 )
 from .limits import RouteLimits
 from .request import RequestRecord
-from .responses import (
-    BUG,
-    CLOSE,
-    answer_cancellation,
-    answer_database_error,
-    problem_response,
-)
+from .responses import BUG, CLOSE, answer_cancellation, answer_database_error, problem_response
 
 if TYPE_CHECKING:
     from ..observe.metrics import Metrics

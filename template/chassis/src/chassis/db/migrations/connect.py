@@ -14,12 +14,7 @@ from sqlalchemy.exc import DatabaseError
 from ..address.settings import DatabaseSettings
 from ..address.urls import DatabaseTarget
 from ..dialects import with_chassis_types
-from ..engines import (
-    create_probe_engine,
-    find_password_source,
-    set_sqlite_pragmas,
-    uses_pgbouncer,
-)
+from ..engines import create_probe_engine, find_password_source, set_sqlite_pragmas, uses_pgbouncer
 from ..errors import DatabaseSettingsError, DatabaseUnavailableError, is_transient
 from ..postgres.connect import connection_error, fetch_password_on_connect, is_refusal_by_pooler
 from ..postgres.options import ENCODING_ADVICE, encoding_warning, psycopg_arguments

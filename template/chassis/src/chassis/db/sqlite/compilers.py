@@ -8,11 +8,7 @@ from datetime import date, time, timedelta
 from typing import Any
 
 from sqlalchemy import BinaryExpression, Cast, Column, Date, DateTime, Interval, Time
-from sqlalchemy.dialects.sqlite.base import (
-    SQLiteCompiler,
-    SQLiteDDLCompiler,
-    SQLiteTypeCompiler,
-)
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteDDLCompiler, SQLiteTypeCompiler
 from sqlalchemy.exc import CompileError
 from sqlalchemy.sql import operators
 from sqlalchemy.types import TypeDecorator, TypeEngine

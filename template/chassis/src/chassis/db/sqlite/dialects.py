@@ -5,11 +5,7 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 from ..column_types import SQLITE_TYPES, replace_types
 from ..dialects import RefusesRowLocks, Serving, StrictJSON
-from .compilers import (
-    ChassisSQLiteCompiler,
-    ChassisSQLiteDDLCompiler,
-    ChassisSQLiteTypeCompiler,
-)
+from .compilers import ChassisSQLiteCompiler, ChassisSQLiteDDLCompiler, ChassisSQLiteTypeCompiler
 
 
 class _ServingCompiler(RefusesRowLocks, ChassisSQLiteCompiler):
