@@ -119,10 +119,10 @@ def test_the_next_row_gets_the_next_number(move: Move) -> None:
         assert tuple(ticket) == (10, 510)
 
 
-def stop_before_comparing(move: Move) -> None:
+def stop_before(last_step: str, move: Move) -> None:
     @contextmanager
     def stop(step: str, rows: int) -> Iterator[Callable[[int], None]]:
-        if step == "comparing":
+        if step == last_step:
             raise KeyboardInterrupt
         yield lambda more: None
 
@@ -132,7 +132,7 @@ def stop_before_comparing(move: Move) -> None:
 
 def test_a_service_is_not_ready_on_half_of_its_data(move: Move) -> None:
     fill(move.here, 100)
-    stop_before_comparing(move)
+    stop_before("comparing", move)
     assert move.ask("SELECT count(*) FROM alembic_version") == [(0,)]
 
     move.copy()
@@ -302,6 +302,15 @@ def test_rows_that_migrations_make_are_not_copied_twice(move: Move) -> None:
     move.depot.add("2", insert)
     upgrade(move.depot.package, move.here)
     move.copy(only_check=True)
+    move.copy()
+    assert_equal(move)
+
+
+def test_rows_that_migrations_made_before_a_kill_are_not_taken_for_others(move: Move) -> None:
+    move.depot.add("2", "op.execute(\"INSERT INTO counted (name) VALUES ('first')\")")
+    upgrade(move.depot.package, move.here)
+    stop_before("checking", move)
+    assert move.ask("SELECT name FROM counted") == [("first",)]
     move.copy()
     assert_equal(move)
 
@@ -539,7 +548,7 @@ def test_large_rows_of_the_file_are_not_gathered(move: Move) -> None:
 
 def test_a_file_that_was_migrated_since_the_copy_began_is_refused(move: Move) -> None:
     fill(move.here, 20)
-    stop_before_comparing(move)
+    stop_before("comparing", move)
     move.depot.add("2", "pass")
     upgrade(move.depot.package, move.here)
     with pytest.raises(CopyError, match="at revision 2, and was at another when this copy began"):
@@ -548,7 +557,7 @@ def test_a_file_that_was_migrated_since_the_copy_began_is_refused(move: Move) ->
 
 def test_a_table_that_is_left_out_of_the_second_run_has_no_rows_of_the_first(move: Move) -> None:
     fill(move.here, 20)
-    stop_before_comparing(move)
+    stop_before("comparing", move)
     move.copy(left_out=("counted",))
     assert move.ask("SELECT count(*) FROM counted") == [(0,)]
     assert move.ask("SELECT count(*) FROM kinds") == [(20,)]
