@@ -41,7 +41,7 @@ ROOMS = (
     Room("src/chassis/commands", 1902),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1510, in_core=False),
-    Room("src/chassis/db/copying", 1760, in_core=False),
+    Room("src/chassis/db/copying", 1770, in_core=False),
     # And these on a developer's machine or in CI.
     Room("src/chassis/db/migrations/authoring", 2300, in_core=False),
     Room("src/chassis/testing", 450, in_core=False),

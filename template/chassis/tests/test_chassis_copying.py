@@ -527,8 +527,14 @@ def test_rows_that_the_target_gets_meanwhile_are_noticed(move: Move) -> None:
                 admin.execute(text("UPDATE counted SET name = 'changed' WHERE id = 1"))
         yield lambda more: None
 
-    with pytest.raises(CopyError, match="counted: 2 rows in the file, 2 there"):
+    with pytest.raises(
+        CopyError, match=r"anew with --overwrite:\n  counted: 2 rows in the file, 2"
+    ):
         copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=write)
+    with pytest.raises(CopyError, match="counted: 2 rows in the file, 2 there"):
+        move.copy()
+    move.copy(overwrite=True)
+    assert_equal(move)
 
 
 def test_large_rows_are_not_gathered() -> None:

@@ -126,6 +126,8 @@ class _Copy:
         """Bring the schema to the file's revision. Raise CopyError if it can't be brought there."""
         if self.has_begun:
             self._ledger.refuse_other_version(self._version)
+            if overwrite:
+                self._ledger.begin_anew()
             return
         filled = self._find_filled(tables)
         if filled and not self._is_ours and not overwrite:
@@ -218,7 +220,7 @@ class _Copy:
         if different:
             raise CopyError(
                 "these tables differ from the file's; if something else writes to the target, "
-                "stop it, empty the target and copy again:\n" + "\n".join(different)
+                "stop it, and begin anew with --overwrite:\n" + "\n".join(different)
             )
 
     def _read_fingerprint(self, pair: TablePair, advance: Advance) -> Fingerprint:

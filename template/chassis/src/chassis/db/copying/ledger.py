@@ -87,6 +87,10 @@ class Ledger:
                 "copy into a new database"
             )
 
+    def begin_anew(self) -> None:
+        """Let `begin` empty all tables."""
+        self._target.execute(f"UPDATE {NAME} SET rows = -1 WHERE kind = 'table'")
+
     def begin(self, expected: Mapping[str, Fingerprint], version: tuple[str, str]) -> None:
         """Take away what stands in the way, and empty each table that is not begun as it is now."""
         with self._target.driver.transaction():
