@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..db.address.settings import DatabaseSettings
+from .migrate import explain_command_errors
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -81,14 +82,13 @@ def track_step(step: str, rows: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def _explain_failures() -> Iterator[None]:
     import psycopg
-    from alembic.util import CommandError
 
     from ..db.copying.errors import CopyError
-    from ..db.migrations.revisions import UnknownRevisionError, UnversionedDatabaseError
 
     try:
-        yield
-    except (CopyError, CommandError, UnknownRevisionError, UnversionedDatabaseError) as error:
+        with explain_command_errors():
+            yield
+    except CopyError as error:
         raise click.ClickException(str(error)) from error
     except psycopg.Error as error:
         raise click.ClickException(_describe_failure(error)) from error

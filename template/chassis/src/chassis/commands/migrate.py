@@ -22,7 +22,7 @@ def migrate_service(package: str, settings: DatabaseSettings, *, wait: bool) -> 
     from ..db.migrations.upgrade import upgrade
 
     _prepare_database(settings, wait=wait)
-    with _explain_command_errors():
+    with explain_command_errors():
         upgrade(package, settings)
     logger.info("the database's schema is up to date")
 
@@ -34,7 +34,7 @@ def check_service(
     from ..db.migrations.authoring.check import check_migrations
 
     _prepare_database(settings, wait=wait)
-    with _explain_command_errors():
+    with explain_command_errors():
         check_migrations(package, settings, engine=engine, start_server=_find_server_starter())
     logger.info("the migrations are in order")
 
@@ -46,16 +46,9 @@ def log_database(settings: DatabaseSettings) -> None:
         logger.warning(warning)
 
 
-def _prepare_database(settings: DatabaseSettings, *, wait: bool) -> None:
-    from ..db.migrations.connect import wait_for_database
-
-    log_database(settings)
-    if wait:
-        wait_for_database(settings)
-
-
 @contextmanager
-def _explain_command_errors() -> Iterator[None]:
+def explain_command_errors() -> Iterator[None]:
+    """Raise click.ClickException for what Alembic and the revisions of a service refuse."""
     from alembic.util import CommandError
 
     from ..db.migrations.revisions import UnknownRevisionError, UnversionedDatabaseError
@@ -64,6 +57,14 @@ def _explain_command_errors() -> Iterator[None]:
         yield
     except (CommandError, UnknownRevisionError, UnversionedDatabaseError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _prepare_database(settings: DatabaseSettings, *, wait: bool) -> None:
+    from ..db.migrations.connect import wait_for_database
+
+    log_database(settings)
+    if wait:
+        wait_for_database(settings)
 
 
 def _find_server_starter() -> "StartServer | None":
