@@ -149,7 +149,7 @@ def _find_rounded(source: SourceFile, pair: TablePair) -> Iterator[str]:
     for column, name in zip(pair.columns, map(quote_name, pair.source_columns), strict=True):
         if column.kind != "numeric" or column.modifier == -1:
             continue
-        scale = ((column.modifier - 4) & 0x7FF ^ 1024) - 1024
+        scale = column.scale
         query = (
             f"SELECT count(*) FROM {quote_name(pair.source.name)} WHERE typeof({name}) = 'real' "
             f"AND abs({name} - round({name}, {scale})) > 1e-12 * abs({name})"

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from .errors import RefusedValueError
+from .errors import CORRECT, RefusedValueError
 from .source import Row
 from .target import TargetColumn
 from .values import (
@@ -28,9 +28,7 @@ _PIECES_BYTES = 200_000
 _NOT_NULL = RefusedValueError(
     "NULL in a column that must not be", "fill it, or let the column be NULL in a migration"
 )
-_NOT_UTF8 = RefusedValueError(
-    "a text that is not UTF-8", "correct the value in the file, or delete the row"
-)
+_NOT_UTF8 = RefusedValueError("a text that is not UTF-8", f"{CORRECT}, or delete the row")
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,12 @@ class RowEncoder:
         for place, column in enumerate(self.columns):
             good: list[Row] = []
             for row in rows:
-                if (refusal := self._refuse(place, row[place])) is not None:
+                if (refusal := self._find_refusal(place, row[place])) is not None:
                     yield row, column, refusal
                 elif row[place] is not None:
                     good.append(row)
             if place in self._asked:
-                for row, refusal in self._bisect(place, good, normalise):
+                for row, refusal in self._find_refused_rows(place, good, normalise):
                     yield row, column, refusal
 
     def _encode_column(
@@ -104,7 +102,7 @@ class RowEncoder:
             return [NULL if value is None else escape(convert(value)) for value in values]
         return [NULL if value is None else convert(value) for value in values]
 
-    def _refuse(self, place: int, value: Any) -> RefusedValueError | None:
+    def _find_refusal(self, place: int, value: Any) -> RefusedValueError | None:
         if value is None:
             return _NOT_NULL if self.columns[place].is_not_null else None
         try:
@@ -115,7 +113,7 @@ class RowEncoder:
             return _NOT_UTF8
         return None
 
-    def _bisect(
+    def _find_refused_rows(
         self, place: int, rows: Sequence[Row], normalise: Normalise
     ) -> Iterator[tuple[Row, RefusedValueError]]:
         """Yield the rows whose value the server refuses."""
@@ -125,15 +123,11 @@ class RowEncoder:
         except psycopg.Error as error:
             if len(rows) > 1:
                 middle = len(rows) // 2
-                yield from self._bisect(place, rows[:middle], normalise)
-                yield from self._bisect(place, rows[middle:], normalise)
+                yield from self._find_refused_rows(place, rows[:middle], normalise)
+                yield from self._find_refused_rows(place, rows[middle:], normalise)
             else:
-                yield (
-                    rows[0],
-                    RefusedValueError(
-                        f"no {column.type} ({error.diag.sqlstate})", "correct the value in the file"
-                    ),
-                )
+                problem = f"no {column.type} ({error.diag.sqlstate})"
+                yield rows[0], RefusedValueError(problem, CORRECT)
 
 
 def _apply_forms(line: bytes, forms: dict[int, Canonicalise]) -> bytes:

@@ -84,6 +84,16 @@ class TargetColumn:
         """Return whether the type is an enum."""
         return bool(self.members)
 
+    @property
+    def precision(self) -> int:
+        """Return the digits of a numeric, which has them in the upper half of its modifier."""
+        return (self.modifier - 4) >> 16 & 0xFFFF
+
+    @property
+    def scale(self) -> int:
+        """Return the decimals of a numeric, from -1000 to 1000: 11 bits, with a sign."""
+        return ((self.modifier - 4) & 0x7FF ^ 1024) - 1024
+
 
 @dataclass(frozen=True)
 class UniqueKey:

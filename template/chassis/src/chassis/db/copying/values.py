@@ -11,13 +11,7 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import Any
 
-from .documents import (
-    canonicalise_json,
-    convert_array,
-    convert_json,
-    convert_jsonb,
-    convert_text,
-)
+from .documents import canonicalise_json, convert_array, convert_json, convert_jsonb, convert_text
 from .errors import CORRECT, RefusedValueError, refuse_class
 from .moments import convert_date, convert_interval, convert_time, create_moment_converter
 from .target import TargetColumn
@@ -51,7 +45,7 @@ def create_converter(column: TargetColumn) -> Convert:
         case "int2" | "int4" | "int8":
             return _create_integer_converter(8 * int(column.kind[-1]))
         case "numeric":
-            return _create_numeric_converter(column.modifier)
+            return _create_numeric_converter(column)
         case "float4" | "float8":
             return _create_float_converter(column.kind)
         case "varchar" | "bpchar":
@@ -158,11 +152,10 @@ def _create_float_converter(kind: str) -> Convert:
     return convert_float
 
 
-def _create_numeric_converter(modifier: int) -> Convert:
-    if modifier == -1:
+def _create_numeric_converter(column: TargetColumn) -> Convert:
+    if column.modifier == -1:
         return lambda value: _write_decimal(_read_decimal(value))
-    precision = (modifier - 4) >> 16 & 0xFFFF
-    scale = ((modifier - 4) & 0x7FF ^ 1024) - 1024
+    precision, scale = column.precision, column.scale
     limit, unit = Decimal(10) ** (precision - scale), Decimal(1).scaleb(-scale)
 
     def convert_numeric(value: Any) -> str:
