@@ -16,14 +16,14 @@ def create_asgi_app(
 
     For the `asgi.py` of a service. Wrong settings are one message, and exit with 2.
     """
-    is_first = not logging.root.handlers
+    is_unconfigured = not logging.root.handlers
     try:
         loaded = load_settings(settings)
     except InvalidSettingsError as error:
         error.show()
         sys.exit(error.exit_code)
     app = create_service(loaded)
-    if is_first:
+    if is_unconfigured:
         _remove_server_handlers()
         # Some servers configure their logs after they imported the application.
         app.router.on_startup.append(_remove_server_handlers)

@@ -16,7 +16,7 @@ from .service import ServiceReference, SettingsT, load_settings
 
 Options = ParamSpec("Options")
 
-STOPPED = 128 + signal.SIGTERM
+SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 
 
 def pass_settings(
@@ -33,7 +33,7 @@ def pass_settings(
     @wraps(function)
     def call_with_settings(*args: Options.args, **options: Options.kwargs) -> object:
         result = function(cast(SettingsT, _find_settings()), *args, **options)
-        return _run(result) if iscoroutine(result) else result
+        return _run_coroutine(result) if iscoroutine(result) else result
 
     return call_with_settings
 
@@ -49,7 +49,7 @@ def _find_settings() -> ChassisSettings:
     return settings
 
 
-def _run(work: Coroutine[Any, Any, object]) -> object:
+def _run_coroutine(work: Coroutine[Any, Any, object]) -> object:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -80,5 +80,5 @@ async def _cancel_on_sigterm(work: Coroutine[Any, Any, object]) -> object:
         return await task
     except asyncio.CancelledError:
         if stopped:
-            raise SystemExit(STOPPED) from None
+            raise SystemExit(SIGTERM_EXIT_CODE) from None
         raise

@@ -28,7 +28,7 @@ class ServerMiddleware:
         self.report_failed_start = report_failed_start
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Pass a request, a websocket or the lifespan on."""
+        """Pass a request, a websocket or the lifespan on; note that its client is not idle."""
         note_request()
         if scope["type"] == "http":
             return self.serve(scope, receive, send)

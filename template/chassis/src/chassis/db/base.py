@@ -65,6 +65,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC) if isinstance(value, datetime) else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        # SQLite's driver returns them without a time zone, PostgreSQL's with some.
         if value is None or value.tzinfo is UTC:
             return value
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -59,11 +59,11 @@ def find_conflict(error: BaseException) -> Conflict | None:
     SQLite can't tell partial indexes of the same columns apart: all of them have to say the same.
     """
     broken = _describe_broken_rule(error) if isinstance(error, DBAPIError) else None
-    found = {_find_in_table(table, broken) for table in _TABLES} - {None} if broken else set()
+    found = {_search_table(table, broken) for table in _TABLES} - {None} if broken else set()
     return found.pop() if len(found) == 1 else None
 
 
-def _find_in_table(table: Table, broken: str) -> Conflict | None:
+def _search_table(table: Table, broken: str) -> Conflict | None:
     rules = [rule for rule in _find_rules(table) if _describe_rule(table, rule) == broken]
     said = {_read_conflict(rule) for rule in rules}
     return said.pop() if len(said) == 1 else None
@@ -127,23 +127,24 @@ def note_conflict(item: Column[Any] | ForeignKey | Rule, parent: SchemaItem) -> 
     """Note a table of which a rule says what it is about. Raise InvalidRequestError for no rule."""
     if _INFO_KEY in item.info:
         if refusal := _explain_refusal(item):
-            _refuse(item, parent, refusal)
+            _refuse_rule(item, parent, refusal)
         if isinstance(parent, Table):
             _TABLES.add(parent)
 
 
 @event.listens_for(Mapper, "after_mapper_constructed")
-def check_columns(mapper: Mapper[Any], model: type[Any]) -> None:
+def check_conflicts_of_columns(mapper: Mapper[Any], model: type[Any]) -> None:
     """Raise InvalidRequestError for a column that is not unique; Alembic's copies never are."""
     # A class may be mapped to a query, too, whose columns are others.
-    for column in mapper.local_table.columns:
+    table = mapper.local_table
+    for column in table.columns:
         if not isinstance(column, Column) or column.unique or column.primary_key:
             continue
         if _INFO_KEY in column.info:
-            _refuse(column, mapper.local_table, "it is not unique; mapped_column(unique=True, …)")
+            _refuse_rule(column, table, "it is not unique; mapped_column(unique=True, …)")
 
 
-def _refuse(item: Any, parent: object, reason: str) -> NoReturn:
+def _refuse_rule(item: Any, parent: object, reason: str) -> NoReturn:
     field = item.info[_INFO_KEY].field
     kind = type(item).__name__
     raise InvalidRequestError(f"{parent}: conflict({field!r}, …) at a {kind}: {reason}")

@@ -133,7 +133,6 @@ _SQLITE_FAMILIES = dict.fromkeys(
     ("SQLITE_BUSY", "SQLITE_LOCKED", *SQLITE_FILE_FAILURES), Failure.UNAVAILABLE
 )
 
-
 # Raised for a value that is at fault, and not for its type.
 _VALUE_ERRORS = (OverflowError, UnicodeEncodeError, InvalidValueError)
 

@@ -86,8 +86,7 @@ async def get_db_read_session(connection: HTTPConnection) -> AsyncSession:
 
 async def get_sessions(connection: HTTPConnection) -> Sessions:
     """Return the service's factories, for sessions that outlive the request or repeat its work."""
-    owner: SessionOwner = connection.scope["chassis"]
-    sessions: Sessions = owner.app.state.sessions
+    sessions: Sessions = connection.scope["chassis"].app.state.sessions
     return sessions
 
 

@@ -22,8 +22,7 @@ class Dependency(NamedTuple):
     @property
     def name(self) -> str:
         """What it is called by in messages."""
-        name: str = getattr(self.call, "__name__", repr(self.call))
-        return name
+        return str(getattr(self.call, "__name__", repr(self.call)))
 
     @property
     def ends_with_request(self) -> bool:

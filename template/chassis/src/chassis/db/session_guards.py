@@ -120,11 +120,12 @@ def _clear_marks(session: Session, transaction: SessionTransaction) -> None:
             _warn_of_held_transaction(*began)
 
 
-def _warn_of_held_transaction(began: float, seconds_before: float) -> None:
+def _warn_of_held_transaction(began: float, database_seconds_before: float) -> None:
+    """Log a warning if a transaction was open for long while the database had nothing to do."""
     current = current_stats.get()
     if current is None:
         return
-    inside = current.seconds - seconds_before
+    inside = current.seconds - database_seconds_before
     outside = perf_counter() - began - inside
     if outside >= HELD_TRANSACTION_SECONDS:
         logger.warning(
@@ -149,8 +150,7 @@ def _refuse_flush(session: Session, context: UOWTransaction, instances: object) 
 
 def _may_await() -> bool:
     """Return whether an asynchronous session called, whose greenlets can wait for the database."""
-    is_spawned: bool = getcurrent().parent is not None
-    return is_spawned
+    return getcurrent().parent is not None
 
 
 def _explain_lazy_load(state: ORMExecuteState) -> None:

@@ -50,9 +50,10 @@ class Sessions:
 async def session_scope(factory: SessionFactory) -> AsyncIterator[AsyncSession]:
     """Open a session; at the end roll back what was not committed and return the connection.
 
-    Raises NestedWriteScopeError for a second write scope of one task on SQLite.
+    Raise NestedWriteScopeError for a second write scope of one task on SQLite.
     """
     managed = ManagedSession(factory)
+    # A request closes those that a stream left open.
     current = current_stats.get()
     scopes = set() if current is None else current.scopes
     scopes.add(managed)

@@ -78,12 +78,12 @@ class RouteLimits:
 
     def check_routes(self) -> None:
         """Raise RequestLimitsError for a route that can't have the limits that it sets."""
-        _ = self._distinct
+        _ = self._all_limits
 
     @cached_property
     def smallest(self) -> RequestLimits:
         """The smallest of each kind: a request that stays below both needs no search."""
-        bodies, times = zip(*self._distinct, strict=True)
+        bodies, times = zip(*self._all_limits, strict=True)
         return RequestLimits(min(bodies), min(times))
 
     def check_body(self, request: "RequestRecord", size: int) -> str | None:
@@ -95,13 +95,13 @@ class RouteLimits:
 
     def find(self, scope: Scope) -> RequestLimits:
         """Return the limits of a request, which need not have been routed yet."""
-        if len(self._distinct) == 1:
+        if len(self._all_limits) == 1:
             return self.default
         found = find_route(self._app, scope)
         return self.default if found is None else find_limits(found.route, self.default)
 
     @cached_property
-    def _distinct(self) -> set[RequestLimits]:
+    def _all_limits(self) -> set[RequestLimits]:
         routes = iter_routes(self._app.routes)
         return {self.default, *(find_limits(route, self.default) for route in routes)}
 

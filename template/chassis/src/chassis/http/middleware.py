@@ -285,7 +285,7 @@ class CancellationMiddleware:
 
 
 async def answer_cancelled(record: RequestRecord, receive: Receive, send: Send) -> None:
-    """Answer a request that was cancelled; raise CancelledError unless it was for being late."""
+    """Answer a request that was cancelled; raise CancelledError unless it only took too long."""
     response = answer_cancellation(record)
     if response is not None and not record.status:
         await response(record.scope, receive, send)

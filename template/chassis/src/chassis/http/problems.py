@@ -19,7 +19,7 @@ _REGISTERED_STATUSES = frozenset(HTTPStatus)
 # What OpenAPI calls several statuses at once.
 _STATUS_RANGES = {"4XX": "Client Error", "5XX": "Server Error", "default": "Problem"}
 # RFC 9457 names an occurrence by `instance`; here its request id does.
-_OCCURRENCE = frozenset({"instance", "request_id"})
+_OCCURRENCE_MEMBERS = frozenset({"instance", "request_id"})
 
 
 class InvalidInput(BaseModel):
@@ -148,5 +148,5 @@ def _check_problem(status: int, type: str, members: Mapping[str, Any], **texts: 
                 f"the {name} of a problem is text, not {value!r}; give it as a member, such as "
                 "ProblemError(409, left=3)"
             )
-    for name in sorted(_OCCURRENCE & members.keys()):
+    for name in sorted(_OCCURRENCE_MEMBERS & members.keys()):
         raise ValueError(f"{name} can't be a member of a problem: its request_id is set for it")

@@ -27,7 +27,7 @@ _FIELD_NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _NO_FIELDS: dict[str, Any] = {}
 # Of a task that serves no request. Those who add fields to one mapping wait for each other.
 _task_fields = ContextVar("chassis_log_fields", default=_NO_FIELDS)
-_adding = Lock()
+_adding_lock = Lock()
 
 # Both go into headers and log lines as they are.
 _ID = re.compile(rb"[\w.:+/=@~-]{1,128}", re.ASCII)
@@ -171,7 +171,7 @@ def add_log_fields(**fields: Any) -> None:
             raise ValueError(f"add_log_fields: {name!r} must be letters, digits, _, . and -")
     added = {name: _copy_as_json(value) for name, value in fields.items()}
     request = current_request()
-    with _adding:
+    with _adding_lock:
         if request is None:
             _task_fields.set(_task_fields.get() | added)
         else:

@@ -80,7 +80,7 @@ def answer_database_error(request: RequestRecord, error: BaseException) -> Respo
         return None
     status, detail = DATABASE_PROBLEMS[failure]
     logger.warning("%s: %s: %s", request.name, status, describe_error(error))
-    return problem_response(status, detail, errors=_name_field(error))
+    return problem_response(status, detail, errors=_describe_conflict(error))
 
 
 def answer_cancellation(request: RequestRecord) -> Response | None:
@@ -101,8 +101,8 @@ def answer_cancellation(request: RequestRecord) -> Response | None:
     return problem_response(503, detail, headers=CLOSE)
 
 
-def _name_field(error: BaseException) -> list[dict[str, Any]] | None:
-    """Return which field of the request conflicts, if the constraint says so by its `info`."""
+def _describe_conflict(error: BaseException) -> list[dict[str, Any]] | None:
+    """Return the error of the field that a broken constraint names by its `info`, if it does."""
     found = find_conflict(error)
     if found is None:
         return None

@@ -65,7 +65,7 @@ def read_environment(settings: SettingsClass) -> Texts:
     Raise SettingsError for two spellings of a variable that differ, and for quotation marks.
     """
     texts: Texts = {}
-    for name, text in _clean_texts(settings, os.environ):
+    for name, text in _select_set_variables(settings, os.environ):
         if texts.get(name, text) != text and name.startswith(prefix_of(settings)):
             raise SettingsError(f"{name} is set twice, in capitals and not, to different values")
         texts[name] = text
@@ -88,7 +88,7 @@ def read_dotenv_texts(settings: SettingsClass, files: Any = ()) -> Texts:
     named = [files] if isinstance(files, str | os.PathLike) else files
     paths = [] if named is None else [*named] or [DOTENV]
     assignments = [one for path in paths for one in read_dotenv(Path(path))]
-    texts = dict(_clean_texts(settings, {one.name: one.text for one in assignments}))
+    texts = dict(_select_set_variables(settings, {one.name: one.text for one in assignments}))
     _refuse_quotes(settings, texts, TYPOGRAPHIC_QUOTES, " in .env")
     return texts
 
@@ -182,10 +182,12 @@ def _platform_variables(settings: SettingsClass) -> dict[str, str]:
     return getattr(settings, "platform_variables", {})
 
 
-def _clean_texts(settings: SettingsClass, variables: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return what is set, by names in capitals; an empty variable is unset.
+def _select_set_variables(
+    settings: SettingsClass, variables: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return the variables that are not empty, with their names in capitals.
 
-    The variables of platforms are named exactly: `port` is anybody's.
+    A platform's variable counts only if it was written in capitals: `port` is anybody's.
     """
     exact = _platform_variables(settings).values()
     return [

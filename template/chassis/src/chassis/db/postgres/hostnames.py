@@ -116,6 +116,10 @@ class ResolvingLoop:
     async def _connect(
         self, factory: Callable[[], Any], host: Any, port: Any, **options: Any
     ) -> tuple[asyncio.Transport, Any]:
+        """Connect to the first address of a host that takes a connection.
+
+        Raise what the first of them failed with if none does, SSLError at once.
+        """
         if host is None or is_address(host):
             return await self._loop.create_connection(factory, host, port, **options)
         if options.get("ssl"):
