@@ -19,7 +19,7 @@ from tests.repository import ROOT
 PAGE = ROOT / "template/chassis/docs/outside_requests.md"
 # More than are read at once.
 MANY = 1500
-ROUTERS = ("exports", "sending", "watching")
+ROUTERS = ("counting", "exports", "sending", "watching")
 # The write pool of SQLite has one connection anyway.
 HASTY: dict[str, Any] = {"database_pool_size": 1, "database_pool_timeout": 0.1}
 SETTINGS = "from chassis import ChassisSettings as Settings\n"
@@ -46,7 +46,9 @@ def test_the_page_makes_a_service_on_both_engines(
     assert package.drift(settings) == ""
     fields = settings.model_dump(exclude_unset=True)
     service = ChassisSettings(**fields, **HASTY)
-    load(package, "tests.test_watching").test_it_tells_how_many_wait(create(package, service))
+    watching = load(package, "tests.test_watching")
+    watching.test_it_tells_how_many_wait(create(package, service))
+    watching.test_the_stream_begins(create(package, service))
     asyncio.run(use_service(package, service))
 
 
