@@ -76,7 +76,7 @@ class NoCheckoutError(click.ClickException):
 class ServiceGroup(click.Group):
     """Commands whose expected failures are one message and no traceback."""
 
-    # A group within is one, too.
+    # What `@run.group()` makes is a ServiceGroup, too.
     group_class = type
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:

@@ -29,7 +29,7 @@ from .errors import sqlstate
 Rule = ColumnCollectionConstraint | Index
 
 _INFO_KEY = "chassis_conflict"
-# Those with a rule that says what it is about, in whatever metadata they are.
+# The tables with a rule that names a field, of all metadata.
 _TABLES: WeakSet[Table] = WeakSet()
 _UNIQUE_SQLSTATES = ("23505", "23P01")  # unique_violation, exclusion_violation
 _SQLITE_MESSAGE = "UNIQUE constraint failed: "

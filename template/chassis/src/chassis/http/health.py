@@ -108,5 +108,5 @@ class _ThreadedCheck:
 
     async def _run_in_thread(self) -> object:
         answer = await asyncio.to_thread(self._check)
-        # Of a lambda, or an object whose `__call__` is asynchronous.
+        # A lambda may return an awaitable, and so does an asynchronous `__call__`.
         return await answer if isawaitable(answer) else answer

@@ -79,7 +79,7 @@ class RequestMiddleware:
         return self.app(scope, receive, send)
 
     async def _serve_first(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the first request: by now every route is there, and with it its limits."""
+        """Read the limits of routes, all of which are there by now, and serve the first request."""
         smallest = self._limits.smallest
         self._max_body = smallest.max_body_bytes
         if smallest.timeout_seconds < inf:

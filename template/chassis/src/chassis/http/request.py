@@ -25,8 +25,9 @@ LINE_FIELDS = {
 }
 _FIELD_NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _NO_FIELDS: dict[str, Any] = {}
-# Of a task that serves no request. Those who add fields to one mapping wait for each other.
+# Of a task that serves no request.
 _task_fields = ContextVar("chassis_log_fields", default=_NO_FIELDS)
+# Two threads of a request may add fields at once; neither loses them.
 _adding_lock = Lock()
 
 # Both go into headers and log lines as they are.
@@ -72,7 +73,7 @@ class RequestRecord(SessionOwner):
         self._read_trace = read_trace
         self._traceparent: str | None = None
         self.started = perf_counter()
-        # Of the service's own; what is added is another mapping.
+        # Those of add_log_fields: adding some replaces the mapping, and never changes it.
         self.log_fields = _NO_FIELDS
         # Of the body that is received, and what it may have, once it is large.
         self.received_bytes = 0

@@ -23,7 +23,7 @@ from .request import RequestRecord, current_request
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
-# After it, nothing of a request is read.
+# For an answer after which no more of the request is read.
 CLOSE = {"Connection": "close"}
 BUG = "Something went wrong here, not with the request."
 

@@ -19,7 +19,7 @@ from .service_links import is_service_link
 
 DEFAULT_SECRETS_DIR = Path("/run/secrets")
 
-# Of a class's configuration.
+# What of a class's `model_config` decides which variables are read.
 _PLACES_OF_VARIABLES = ("env_prefix", "env_prefix_target", "env_file", "case_sensitive")
 
 Texts = dict[str, str]
@@ -35,7 +35,7 @@ class VariableSource(EnvSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return the text of a field, its key, and whether it is JSON."""
-        names = _names_of(self.settings_cls, field_name)
+        names = _find_names(self.settings_cls, field_name)
         for key, variable, is_json in names:
             if variable in self.texts:
                 return self.texts[variable], key, is_json
@@ -133,7 +133,7 @@ def read_password(file: Path) -> str:
 
 def variables_of(settings: SettingsClass, field: str) -> tuple[str, ...]:
     """Return the names of the variables that a field is read from."""
-    return tuple(variable for _, variable, _ in _names_of(settings, field))
+    return tuple(variable for _, variable, _ in _find_names(settings, field))
 
 
 def known_variables(settings: SettingsClass) -> set[str]:
@@ -156,8 +156,8 @@ def prefix_of(settings: SettingsClass) -> str:
     return settings.model_config.get("env_prefix", "").upper()
 
 
-def _names_of(settings: SettingsClass, field: str) -> list[tuple[str, str, bool]]:
-    """Return key, variable and whether the text is JSON, for each name that a field is read by."""
+def _find_names(settings: SettingsClass, field: str) -> list[tuple[str, str, bool]]:
+    """Return each name of a field: Pydantic's key, the variable, and whether its text is JSON."""
     if platform := _platform_variables(settings).get(field):
         return [(field, platform, False)]
     config, alias = settings.model_config, settings.model_fields[field].validation_alias

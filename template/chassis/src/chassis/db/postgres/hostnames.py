@@ -63,6 +63,7 @@ class HostNames:
         self._answers.pop(name, None)
 
     def _join_lookup(self, name: str) -> Future[list[str]]:
+        """Return the lookup of a name that is under way, which connections share, or begin one."""
         with self._lock:
             if name not in self._lookups:
                 self._lookups[name] = call_in_daemon_thread(partial(self._look_up, name))

@@ -60,7 +60,7 @@ def check_migrations(
     found: list[str] = []
     for backend in get_args(BackendName) if engine is None else (engine,):
         started = time.monotonic()
-        scratch = _create_scratch(backend, settings, start_server)
+        scratch = _create_scratch_database(backend, settings, start_server)
         try:
             where, errors = (
                 _check_sql(package, settings) if scratch is None else _rehearse(package, scratch)
@@ -93,9 +93,10 @@ def _load_migrations(config: Config, *, is_judged: bool) -> None:
         raise CommandError(describe_load_failure(error)) from error
 
 
-def _create_scratch(
+def _create_scratch_database(
     backend: BackendName, settings: DatabaseSettings, start_server: StartServer | None
 ) -> AbstractContextManager[Scratch] | None:
+    """Return what makes an empty database and drops it, or None if there is no server for one."""
     if backend == "sqlite":
         return sqlite_scratch(settings)
     if settings.database_migration_target.backend == "postgres":
