@@ -29,23 +29,23 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_002
+CORE = 9_990
 ROOMS = (
     Room("src/chassis", 608),
-    Room("src/chassis/http", 1476),
+    Room("src/chassis/http", 1470),
     Room("src/chassis/observe", 753),
     Room("src/chassis/db", 2447),
     Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),
-    Room("src/chassis/db/sqlite", 640),
-    Room("src/chassis/commands", 1902),
+    Room("src/chassis/db/sqlite", 630),
+    Room("src/chassis/commands", 1900),
     # These run when a service is deployed, tested or updated: no request waits for them.
-    Room("src/chassis/db/migrations", 1510, in_core=False),
+    Room("src/chassis/db/migrations", 1480, in_core=False),
     Room("src/chassis/db/copying", 1770, in_core=False),
     # And these on a developer's machine or in CI.
-    Room("src/chassis/db/migrations/authoring", 2300, in_core=False),
+    Room("src/chassis/db/migrations/authoring", 2290, in_core=False),
     Room("src/chassis/testing", 450, in_core=False),
-    Room("tools", 660, in_core=False),
+    Room("tools", 650, in_core=False),
     Room("docker", 30, in_core=False),
 )
 # Of the package: tools and the image have no part in these.
