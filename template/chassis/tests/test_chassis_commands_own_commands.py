@@ -161,6 +161,18 @@ def test_a_statement_that_takes_too_long_is_one_message(settings: ChassisSetting
     assert re.fullmatch(r"Error: the database can't do this now: [^\n]*timeout\n", result.stderr)
 
 
+def test_a_table_that_is_missing_is_one_message_that_names_migrate(
+    settings: ChassisSettings,
+) -> None:
+    add_query(group := create_group(), "SELECT * FROM bolts")
+    result = invoke(group, "query", obj=settings)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: the database's schema is not there: ")
+    assert "bolts" in result.stderr
+    assert result.stderr.endswith("; run root migrate first\n")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     add_query(group := create_group(), "SELECT missing")
     result = invoke(group, "query")

@@ -61,6 +61,19 @@ class Note(HasLabels, Sample):
     __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "note"}  # noqa: RUF012
 
 
+class Shelf(Sample):
+    """Each kind of document that a model may name by its type alone."""
+
+    __tablename__ = "shelf"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    anything: Mapped[list[Any]]
+    words: Mapped[list[str]]
+    numbers: Mapped[list[int] | None]
+    rows: Mapped[list[dict[str, Any]]]
+    names: Mapped[dict[str, str]]
+
+
 class LongNote(Note):
     """A subclass in the same table, with a document of its own."""
 
@@ -287,3 +300,19 @@ async def test_a_row_of_columns_is_as_the_driver_made_it(
 
     (row,) = (await session.execute(select(Note.meta, Note.plain))).all()
     assert [type(value) for value in row] == [dict, dict]
+
+
+async def test_lists_and_mappings_are_documents_by_their_annotation(session: AsyncSession) -> None:
+    shelf = Shelf(anything=[1, "a"], words=["a"], numbers=None, rows=[{"a": 1}], names={"a": "b"})
+    session.add(shelf)
+    await session.commit()
+    shelf.words.append("b")
+    shelf.rows[0]["a"] = 2
+    await session.commit()
+    table = Shelf.metadata.tables["shelf"]
+    row = (await session.execute(select(table))).one()
+    assert row[1:] == ([1, "a"], ["a", "b"], None, [{"a": 2}], {"a": "b"})
+    assert await session.scalar(select(table.c.id).where(table.c.numbers.is_(None))) == shelf.id
+    if session.get_bind().dialect.name == "postgresql":
+        kinds = await session.execute(select(*(func.pg_typeof(column) for column in table.c)))
+        assert set(map(str, kinds.one()[1:])) == {"jsonb"}

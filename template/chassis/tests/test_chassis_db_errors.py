@@ -200,3 +200,9 @@ async def test_nor_is_a_file_that_was_replaced(tmp_path: Path) -> None:
         error = await provoke(add_bolt(sessions))
     assert isinstance(error, DatabaseUnavailableError)
     assert not is_transient(error)
+
+
+def test_a_group_is_transient_if_all_that_is_in_it_is() -> None:
+    away, bug = DatabaseUnavailableError("away"), ValueError("bug")
+    assert is_transient(ExceptionGroup("tasks", [away, ExceptionGroup("more", [away])]))
+    assert not is_transient(ExceptionGroup("tasks", [away, bug]))

@@ -12,6 +12,7 @@ import pytest
 from chassis_depot import Depot, written
 from chassis_relay import Relay, relayed
 from chassis_stock import changed, engines, executing, only_on, started, threads_ended
+from fastapi import FastAPI
 from httpx2 import AsyncClient, Response
 from sqlalchemy import Engine, event, inspect, text
 
@@ -282,6 +283,22 @@ async def test_a_check_says_whether_it_is_ready(
         check_refusal(response, f"cache: {reason}")
     if reason == "its check is wrong":
         assert "the readiness check cache returned" in caplog.text
+
+
+async def test_a_check_of_the_lifespan_is_added_anew_at_each_start(
+    depot: Depot, settings: ChassisSettings
+) -> None:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        add_readiness_check(app, "worker", lambda: None)
+        yield
+
+    upgrade(depot.package, settings)
+    app = create_app(settings, package=depot.package, lifespan=lifespan)
+    for _ in range(2):
+        async with started(app) as client:
+            checks = (await client.get("/readyz")).json()["checks"]
+        assert checks == {"database": "ok", "worker": "ok"}
 
 
 async def test_a_check_that_blocks_takes_one_thread_and_no_request_waits_for_it(

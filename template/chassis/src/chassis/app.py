@@ -191,6 +191,9 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
                 await stack.enter_async_context(part.instrument(sessions, settings))
         await _run_handlers(app, "on_startup")
         stack.push_async_callback(_run_handlers, app, "on_shutdown")
+        # Checks that the lifespan adds are gone when it is run again.
+        added_before = dict(app.state.readiness_checks)
+        stack.callback(setattr, app.state, "readiness_checks", added_before)
         state = await stack.enter_async_context(app.own_lifespan(app))
         if not isinstance(state, Mapping | None):
             raise TypeError(

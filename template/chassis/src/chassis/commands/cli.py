@@ -17,6 +17,7 @@ from ..db.errors import (
     Failure,
     classify,
     describe_error,
+    is_missing_table,
 )
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
@@ -97,9 +98,13 @@ class ServiceGroup(click.Group):
         except DatabaseUnavailableError as error:
             raise click.ClickException(str(error)) from error
         except SQLAlchemyError as error:
-            if classify(error) not in (Failure.UNAVAILABLE, Failure.TIMEOUT):
+            if is_missing_table(error):
+                advice = f"run {ctx.find_root().info_name} migrate first"
+                message = f"the database's schema is not there: {describe_error(error)}; {advice}"
+            elif classify(error) in (Failure.UNAVAILABLE, Failure.TIMEOUT):
+                message = f"the database can't do this now: {describe_error(error)}"
+            else:
                 raise
-            message = f"the database can't do this now: {describe_error(error)}"
             raise click.ClickException(message) from error
 
 

@@ -71,19 +71,23 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+_DOCUMENT = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+_OBJECTS = (dict[str, Any], dict[str, str])
+_ARRAYS = (list[Any], list[str], list[int], list[dict[str, Any]])
+
+
 class Base(DeclarativeBase):
     """The parent of every model.
 
-    `Mapped[datetime]` is aware and in UTC; `Mapped[dict[str, Any]]` is JSON (JSONB on PostgreSQL).
-    A change inside a JSON attribute is stored, and what the server fills in is there after a flush.
+    `Mapped[datetime]` is aware and in UTC; `Mapped[dict[str, Any]]`, `Mapped[list[str]]` and the
+    like are JSON (JSONB on PostgreSQL). A change inside a JSON attribute is stored, and what the
+    server fills in is there after a flush.
     """
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map: ClassVar[dict[Any, TypeEngine[Any]]] = {
         datetime: UTCDateTime(),
-        dict[str, Any]: JSON(none_as_null=True).with_variant(
-            JSONB(none_as_null=True), "postgresql"
-        ),
+        **dict.fromkeys((*_OBJECTS, *_ARRAYS), _DOCUMENT),
     }
 
 

@@ -90,6 +90,7 @@ class Failure(Enum):
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 READ_ONLY_TRANSACTION = "25006"
+UNDEFINED_TABLE = "42P01"
 _SQLSTATES = {
     "22001": Failure.INVALID,  # string_data_right_truncation
     "22003": Failure.INVALID,  # numeric_value_out_of_range
@@ -163,10 +164,20 @@ def is_transient(error: BaseException) -> bool:
     """Return whether the same work may succeed if it is done again later.
 
     True for all that a request is answered with 503 for, except for what waiting can't cure: a
-    refused password, a missing database, a SQLite file that is broken or was replaced.
+    refused password, a missing database, a SQLite file that is broken or was replaced. Of a group
+    all errors must be so.
     """
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_transient, error.exceptions))
     causes = _iterate_causes(error)
     return classify(error) is Failure.UNAVAILABLE and not any(map(_is_permanent, causes))
+
+
+def is_missing_table(error: BaseException) -> bool:
+    """Return whether a statement named a table that the database does not have."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return sqlstate(error) == UNDEFINED_TABLE or str(error.orig).startswith("no such table")
 
 
 def find_invalid_value(error: BaseException) -> Exception | None:
