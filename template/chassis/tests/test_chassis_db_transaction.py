@@ -58,7 +58,9 @@ async def test_20_tasks_that_read_then_write_lose_nothing(factory: SessionFactor
     assert await quantities(factory) == [20, 0]
 
 
-async def test_a_deadlock_is_resolved(factory: SessionFactory, numbers: list[int]) -> None:
+async def test_a_deadlock_is_resolved(
+    factory: SessionFactory, numbers: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
     async def increment_both(session: AsyncSession, order: list[int]) -> None:
         if session.get_bind().dialect.name == "postgresql":
             await session.execute(text("SET LOCAL deadlock_timeout = '20ms'"))
@@ -73,6 +75,9 @@ async def test_a_deadlock_is_resolved(factory: SessionFactory, numbers: list[int
     )
 
     assert await quantities(factory) == [2, 2]
+    async with session_scope(factory) as session:
+        repeats = int(session.get_bind().dialect.name == "postgresql")
+    assert caplog.text.count("is run again after try 1 of 5: deadlock detected") == repeats
 
 
 @pytest.mark.usefixtures("numbers")

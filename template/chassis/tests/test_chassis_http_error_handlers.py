@@ -32,7 +32,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis import ChassisSettings
 from chassis.app import create_app
-from chassis.db import Base, DbReadSession, DbSession, session_scope
+from chassis.db import Base, DbReadSession, DbSession, DbSessions, session_scope
 from chassis.db.migrations.connect import open_connection
 from chassis.http.problems import Problem, problem_responses
 
@@ -598,3 +598,21 @@ def test_the_document_keeps_what_a_route_says_of_its_problems(settings: ChassisS
     for status in ("4XX", "default", "410"):
         assert responses[status]["content"].keys() == {"application/problem+json"}
     assert responses["410"]["description"] == "It was sold."
+
+
+def test_the_document_names_503_for_routes_that_use_a_database(settings: ChassisSettings) -> None:
+    router = APIRouter()
+
+    @router.get("/session")
+    async def take_session(session: DbReadSession) -> None: ...
+
+    @router.get("/sessions")
+    async def take_sessions(sessions: DbSessions) -> None: ...
+
+    @router.get("/neither")
+    async def take_neither() -> None: ...
+
+    paths = create_app(settings, package="sample", routers=[router]).openapi()["paths"]
+    assert {path for path in paths if "503" in paths[path]["get"]["responses"]} == {
+        *("/readyz", "/session", "/sessions")
+    }

@@ -257,7 +257,7 @@ def test_writes_that_nobody_commits_fail_the_test(shelf: pytest.Pytester, server
     result.stdout.fnmatch_lines(
         [
             "E *UncommittedChangesWarning: POST /forgotten/{title} ended without committing*",
-            "E *commit or roll back before the request",
+            "E *commit before the request, after reads too",
         ]
     )
     left = "SELECT datname FROM pg_database WHERE datname LIKE 'chassis_test%'"

@@ -112,6 +112,11 @@ def plan_routes(routes: Sequence[BaseRoute]) -> dict[Endpoint, SessionPlan]:
     return plans
 
 
+def uses_database(route: RouteContext) -> bool:
+    """Return whether a route takes a session, or what opens sessions."""
+    return any(each.call in (*_OPENERS, get_sessions) for each in find_dependencies(route))
+
+
 _OPENERS = (get_db_session, get_db_read_session)
 _WEBSOCKET_ADVICE = (
     "takes a session, which would hold a connection for as long as the socket is open: take "

@@ -160,7 +160,8 @@ def _explain_lazy_load(state: ORMExecuteState) -> None:
     owner = state.bind_mapper.class_.__name__ if state.bind_mapper else "an object"
     name = getattr(state.loader_strategy_path, "prop", f"a column of {owner}")
     raise MissingGreenlet(
-        f"{name} was not loaded with its object, and an attribute can't wait for the database: "
+        f"{name} was not loaded with its object, or a rollback has expired it, and an attribute "
+        "can't wait for the database: "
         "name it in the query, .options(selectinload(…)) or undefer(…), "
         "or await session.refresh(object, [attribute])"
     )

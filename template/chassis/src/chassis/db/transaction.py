@@ -1,6 +1,7 @@
 """A transaction that is run again when the database asks for it."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -8,10 +9,11 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from .errors import sqlstate
+from .errors import describe_error, sqlstate
 from .sessions import SessionFactory, session_scope
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 # serialization_failure and deadlock_detected: nothing was done, and the next try may succeed at
 # once. Of what else is transient, a timeout has waited, and a lost COMMIT may have been done.
@@ -39,6 +41,10 @@ async def run_transaction(
         except DBAPIError as error:
             if sqlstate(error) not in RETRYABLE_SQLSTATES or attempt >= attempts:
                 raise
+            logger.warning(
+                "a transaction is run again after try %d of %d: %s",
+                *(attempt, attempts, describe_error(error)),
+            )
         await asyncio.sleep(random.uniform(0, _PAUSE_SECONDS * 2**attempt))
         attempt += 1
 

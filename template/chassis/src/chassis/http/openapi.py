@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
-from ..db.request_sessions import plan_routes
+from ..db.request_sessions import uses_database
 from ..settings import ChassisSettings
 from .limits import RequestLimits, find_limits
 from .problems import MEDIA_TYPE, InvalidInput, Problem
@@ -33,12 +33,11 @@ def describe_problems(document: dict[str, Any], app: FastAPI, default: RequestLi
         schemas[model.__name__] = schema
     settings: ChassisSettings = app.state.settings
     routes = dict(_find_operations(app))
-    with_database = plan_routes(app.routes)
     for path, operations in document.get("paths", {}).items():
         for method, operation in operations.items():
             route = routes[path, method]
             statuses = set(_possible_statuses(operation, settings, find_limits(route, default)))
-            if route.endpoint in with_database:
+            if uses_database(route):
                 statuses |= {503, 504}
             _describe_operation(operation, statuses)
             for status in _find_documented_problems(route):

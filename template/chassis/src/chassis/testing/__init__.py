@@ -134,7 +134,7 @@ async def client(app: FastAPI, _sessions: list[AsyncSession]) -> AsyncIterator[A
         if any(session.in_transaction() for session in _sessions):
             pytest.fail(
                 "the fixture `session` is in a transaction that the service may wait for: "
-                "commit or roll back before the request"
+                "commit before the request, after reads too"
             )
 
     async with app.router.lifespan_context(app) as state:
