@@ -16,6 +16,7 @@ from chassis_stock import (
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.requests import HTTPConnection
 from fastapi.responses import PlainTextResponse, Response
+from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import func, select, update
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
@@ -79,6 +80,14 @@ def routes() -> APIRouter:
     async def bug() -> None:
         raise LookupError("a bug")
 
+    @router.get("/refused-write")
+    async def write(session: DbReadSession) -> None:
+        await session.execute(update(Item).values(quantity=0))
+
+    @router.get("/closed")
+    async def close() -> None:
+        raise ShopIsClosedError
+
     @router.get("/route")
     async def route(request: Request) -> str:
         return str(request.scope["chassis"].name)
@@ -91,6 +100,10 @@ def routes() -> APIRouter:
         await websocket.close()
 
     return router
+
+
+class ShopIsClosedError(Exception):
+    """What the service has a handler for."""
 
 
 def mounted_app() -> FastAPI:
@@ -176,6 +189,33 @@ async def test_a_handler_of_its_own_stays(settings: ChassisSettings) -> None:
     app.mount("/own", own)
     async with started(app) as client:
         assert (await client.get("/own/gone")).text == "its own"
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_the_services_handlers_are_for_its_errors_too(
+    settings: ChassisSettings, place: str
+) -> None:
+    app = create_building(settings)
+
+    @app.exception_handler(ShopIsClosedError)
+    async def say_closed(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("closed", 409)
+
+    async with started(app) as client:
+        answer = await client.get(f"{place}/closed")
+    assert (answer.status_code, answer.text) == (409, "closed")
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_bug_in_a_query_is_seen_as_what_it_is(
+    settings: ChassisSettings, place: str
+) -> None:
+    app = create_building(settings)
+    async with app.router.lifespan_context(app):
+        transport = ASGITransport(app)
+        async with AsyncClient(transport=transport, base_url="http://test") as client:
+            with pytest.raises(Exception, match="a read session can't write: take DbSession"):
+                await client.get(f"{place}/refused-write")
 
 
 async def test_another_framework_may_be_mounted(

@@ -139,6 +139,16 @@ async def logging_service(
             yield client, log
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite:///app.db", "postgresql://ann@db.internal:5432/shop", "postgresql://db:5432/a"]
+)
+def test_a_database_is_named_in_lines_though_its_url_is_a_secret(url: str) -> None:
+    settings = ChassisSettings(database_url=SecretStr(url))
+    with logged(LogOptions.from_settings(settings)) as log:
+        logging.getLogger("chassis").info(settings.describe_database())
+    assert f"database {url} " in log.lines[0]["message"]
+
+
 class TestLines:
     """One JSON object a line."""
 

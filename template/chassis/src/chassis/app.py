@@ -17,7 +17,7 @@ from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
 from .http.answers import enclose_middleware
-from .http.error_handlers import add_error_handlers
+from .http.error_handlers import add_error_handlers, share_error_handlers
 from .http.headers import ANSWERED_HEADERS, SENT_HEADERS
 from .http.health import add_health_routes, add_readiness_check
 from .http.limits import RequestLimits, RouteLimits
@@ -108,7 +108,7 @@ class _Application(FastAPI):
         """Build what is around FastAPI: checks and limits, and where it is wanted, CORS."""
         settings: ChassisSettings = self.state.settings
         enclose_middleware(self)
-        _adopt_mounted(self.routes, "")
+        _adopt_mounted(self, self.routes, "")
         if self.tracing is not None:
             self.add_middleware(CancellationMiddleware)
         app: ASGIApp = super().__call__
@@ -211,16 +211,16 @@ async def _run_handlers(app: FastAPI, kind: Literal["on_startup", "on_shutdown"]
             await result
 
 
-def _adopt_mounted(routes: Sequence[BaseRoute], path: str) -> None:
+def _adopt_mounted(app: Starlette, routes: Sequence[BaseRoute], path: str) -> None:
     """Make mounted applications answer as the service does, and name routes by the whole path."""
     for context in iter_route_contexts(routes):
         if isinstance(mount := context.original_route, Mount):
             below = path + mount.path
             if isinstance(mounted := mount.app, Starlette):
-                add_error_handlers(mounted)
+                share_error_handlers(app, mounted)
                 enclose_middleware(mounted)
                 mounted.state.mounted_at = below
-            _adopt_mounted(mount.routes, below)
+            _adopt_mounted(app, mount.routes, below)
 
 
 # What follows is imported where it is switched on: it costs time at the start, and memory.

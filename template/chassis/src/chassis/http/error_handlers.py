@@ -2,9 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
+from typing import Any, NoReturn
 from urllib.parse import unquote_plus
 
 from fastapi import Request
@@ -30,11 +31,25 @@ from .responses import (
 )
 
 
+class MountedError(Exception):
+    """A bug in a mounted application, which has answered: no handler around it takes it again."""
+
+
 def add_error_handlers(app: Starlette) -> None:
     """Answer with problem details, whatever goes wrong; other handlers of the application stay."""
+    _add_missing_handlers(app, _HANDLERS)
+
+
+def share_error_handlers(app: Starlette, mounted: Starlette) -> None:
+    """Answer errors in a mounted application as around it; handlers of its own stay."""
+    _add_missing_handlers(mounted, app.exception_handlers)
+
+
+def _add_missing_handlers(app: Starlette, handlers: Mapping[Any, ExceptionHandler]) -> None:
     # One for 500 is for the same as one for Exception, and the later of both would win.
-    given = {Exception: app.exception_handlers.get(500), **app.exception_handlers}
-    for kind, handler in _HANDLERS.items():
+    own = app.exception_handlers
+    given = {Exception: own.get(500), 500: own.get(Exception), **own}
+    for kind, handler in handlers.items():
         if given.get(kind) in (None, *_DEFAULT_HANDLERS):
             app.add_exception_handler(kind, handler)
 
@@ -65,8 +80,15 @@ async def _handle_database_error(request: Request, error: Exception) -> Response
     own = isinstance(refused, TimeZoneError) and not await _client_sent(request, refused.value)
     response = None if own else answer_database_error(request.scope["chassis"], error)
     if response is None:
-        raise error
+        _raise_bug(request, error)
     return response
+
+
+def _raise_bug(request: Request, error: Exception) -> NoReturn:
+    """Raise an error that is nobody's to handle, once it is answered, to the log and to tests."""
+    if request.app is request.scope["chassis"].app:
+        raise error
+    raise MountedError(f"{type(error).__name__}: {error}") from error
 
 
 async def _client_sent(request: Request, value: date | time) -> bool:
@@ -108,7 +130,7 @@ async def _handle_group(request: Request, error: Exception) -> Response:
         return await _handle_http_exception(request, found[0])
     if all(classify(one) in DATABASE_PROBLEMS for one in found):
         return await _handle_database_error(request, found[0])
-    raise error
+    _raise_bug(request, error)
 
 
 def _flatten_group(error: BaseException | None) -> Iterator[Exception]:

@@ -101,10 +101,21 @@ def _is_unreported(record: logging.LogRecord) -> bool:
 def _find_secrets(settings: ChassisSettings) -> list[str]:
     values = (getattr(settings, name) for name in type(settings).model_fields)
     texts = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+    texts = [text for text in texts if not _is_shown(text, settings)]
     in_urls = [found[1] for text in texts if (found := re.search(r"://[^:/@]*:(.+)@", text))]
     known = {*texts, *in_urls, *map(unquote, in_urls)}
     # A plain word such as "postgres" would be hidden wherever it stands.
     return sorted((one for one in known if len(one) >= 8 and not one.isalpha()), key=len)
+
+
+def _is_shown(text: str, settings: ChassisSettings) -> bool:
+    """Return whether a URL is that of a database without its password, which lines name."""
+    targets = (
+        settings.database_target,
+        settings.database_read_target,
+        settings.database_migration_target,
+    )
+    return "://" in text and any(text in target.masked for target in targets)
 
 
 def log_access(request: RequestRecord) -> None:
