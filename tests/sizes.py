@@ -29,16 +29,16 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 9_990
+CORE = 10_060
 ROOMS = (
-    Room("src/chassis", 608),
-    Room("src/chassis/http", 1470),
-    Room("src/chassis/observe", 753),
-    Room("src/chassis/db", 2447),
+    Room("src/chassis", 610),
+    Room("src/chassis/http", 1490),
+    Room("src/chassis/observe", 770),
+    Room("src/chassis/db", 2480),
     Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 630),
-    Room("src/chassis/commands", 1900),
+    Room("src/chassis/commands", 1910),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1480, in_core=False),
     Room("src/chassis/db/copying", 1770, in_core=False),
