@@ -318,6 +318,15 @@ class TestAccessLine:
         assert (line["message"], line["route"]) == ("GET (no route) 404", None)
         assert "nowhere" not in log.getvalue()
 
+    async def test_a_body_that_is_too_large_is_logged_with_its_route(
+        self, settings: ChassisSettings
+    ) -> None:
+        async with logging_service(settings, http_max_body_bytes=10) as (client, log):
+            await client.post("/items/7", content=b"x" * 11)
+
+        (line,) = log.of("chassis.access")
+        assert line["message"] == "POST /items/{item_id} 413"
+
     async def test_a_transaction_adds_no_statement(self, settings: ChassisSettings) -> None:
         async with logging_service(settings) as (client, log):
             await client.post("/items/7")

@@ -95,8 +95,8 @@ class RequestRecord(SessionOwner):
         """The template of the route that was found, such as `/items/{item_id}`."""
         scope = self.scope
         path = find_route_template(scope)
-        if path is None and getattr(scope["app"], "user_middleware", False):
-            # A middleware answered it before it was routed.
+        if path is None and (self.status == 413 or getattr(scope["app"], "user_middleware", False)):
+            # It was answered before it was routed: for its length, or by a middleware.
             found = find_route(self.app, scope)
             return None if found is None else found.template
         if scope["app"] is self.app or path is None:
