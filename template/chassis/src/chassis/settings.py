@@ -11,7 +11,7 @@ from pydantic_settings import NoDecode
 from .db.address.settings import CAPITALS, DatabaseSettings, Seconds
 
 
-def _split(value: object) -> object:
+def _split_list(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
@@ -65,7 +65,7 @@ def _check_root_path(path: str) -> str:
 
 
 # Written with commas between: a.example.com,b.example.com
-_Separated = (NoDecode, BeforeValidator(_split))
+_Separated = (NoDecode, BeforeValidator(_split_list))
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 ListeningHost = Annotated[str, AfterValidator(_check_listening_host)]

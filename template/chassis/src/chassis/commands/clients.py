@@ -94,9 +94,9 @@ class Clients:
                 client.idle_seconds = 0.0 if client.is_busy else client.idle_seconds + IDLE_SECONDS
                 if client.idle_seconds > self._header_seconds > 0:
                     self._late += 1
-                    self._close(client)
+                    self._close_connection(client)
             if time.monotonic() - self._reported > REPORT_SECONDS:
-                self._report()
+                self._report_closed()
 
     def _close_idle_client(self) -> bool:
         """Make room: close an idle connection, best one that has sent no request so far.
@@ -108,14 +108,14 @@ class Clients:
             return False
         unused = (client for client in idle if not client.has_asked)
         self._made_room += 1
-        self._close(next(unused, idle[0]))
+        self._close_connection(next(unused, idle[0]))
         return True
 
-    def _close(self, client: "Client") -> None:
+    def _close_connection(self, client: "Client") -> None:
         self.remove(client)
         client.close()
 
-    def _report(self) -> None:
+    def _report_closed(self) -> None:
         if not (self._late or self._made_room or self._refused):
             return
         level = logging.WARNING if self._made_room or self._refused else logging.INFO

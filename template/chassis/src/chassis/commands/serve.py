@@ -43,7 +43,7 @@ def run(app: str, settings: ChassisSettings, *, reload: bool = False) -> None:
     if reload:
         settings = settings.model_copy(update={"server_workers": 1})
     server = Server(app, settings)
-    sockets = _listen(settings)
+    sockets = _open_sockets_or_exit(settings)
     serve = partial(server.run, sockets)
     try:
         if reload:
@@ -62,7 +62,7 @@ def run(app: str, settings: ChassisSettings, *, reload: bool = False) -> None:
             one.close()
 
 
-def _listen(settings: ChassisSettings) -> list[socket]:
+def _open_sockets_or_exit(settings: ChassisSettings) -> list[socket]:
     host, port = settings.server_host, settings.server_port
     try:
         return open_sockets(host, port)

@@ -55,13 +55,13 @@ class TrackedDict(dict[str, Any]):
         self._owner = owner = owner or _Owner()
         for key, value in self.items():
             if isinstance(value, _CONTAINERS):
-                super().__setitem__(key, _track(value, owner))
+                super().__setitem__(key, _track_container(value, owner))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return type(self), (dict(self),)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, _track(value, self._owner))
+        super().__setitem__(key, _track_container(value, self._owner))
         self._owner.report_change()
 
     def __ior__(self, other: Any) -> Any:  # type: ignore[misc]
@@ -98,14 +98,14 @@ class TrackedList(list[Any]):
         self._owner = owner = owner or _Owner()
         for index, value in enumerate(self):
             if isinstance(value, _CONTAINERS):
-                super().__setitem__(index, _track(value, owner))
+                super().__setitem__(index, _track_container(value, owner))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return type(self), (list(self),)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         tracked = TrackedList(value, self._owner) if isinstance(index, slice) else value
-        super().__setitem__(index, _track(tracked, self._owner))
+        super().__setitem__(index, _track_container(tracked, self._owner))
         self._owner.report_change()
 
     def __iadd__(self, values: Iterable[Any]) -> Any:  # type: ignore[misc]
@@ -123,7 +123,7 @@ class TrackedList(list[Any]):
 
     def insert(self, index: Any, value: Any) -> None:
         """Add a value before another."""
-        super().insert(index, _track(value, self._owner))
+        super().insert(index, _track_container(value, self._owner))
         self._owner.report_change()
 
 
@@ -149,7 +149,7 @@ _CONTAINERS = (dict, list)
 _PICKLED = "chassis_documents"
 
 
-def _track(value: Any, owner: _Owner) -> Any:
+def _track_container(value: Any, owner: _Owner) -> Any:
     """Return a copy of a container that reports its changes; anything else as it is."""
     if isinstance(value, dict):
         return TrackedDict(value, owner)
@@ -162,7 +162,7 @@ def _track_assigned(attribute: Any, key: str) -> None:
         if _is_tracked(value, state, key):
             return value
         try:
-            return _track(value, _Owner(state, key))
+            return _track_container(value, _Owner(state, key))
         except RecursionError:
             raise InvalidValueError(f"{key} is nested too deeply to be stored") from None
 
@@ -175,7 +175,7 @@ def _listen_for_documents(model: type[Any], document_keys: Sequence[str]) -> Non
         for key in document_keys:
             value = values.get(key)
             if isinstance(value, _CONTAINERS) and not _is_tracked(value, state, key):
-                values[key] = _track(value, _Owner(state, key))
+                values[key] = _track_container(value, _Owner(state, key))
 
     def pickle_documents(state: InstanceState[Any], pickled: dict[str, Any]) -> None:
         documents = {key: state.dict[key] for key in document_keys if key in state.dict}

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -71,7 +71,7 @@ class DatabaseProbe:
         try:
             # First, so that nothing is read for a database that is away.
             if self._code is None:
-                await asyncio.wait_for(self._connect(), PROBE_TIMEOUT_SECONDS)
+                await asyncio.wait_for(self._try_to_connect(), PROBE_TIMEOUT_SECONDS)
             code = await self._read_code()
             state = await asyncio.wait_for(self.compare(code), PROBE_TIMEOUT_SECONDS)
         except UnreadableMigrationsError as error:
@@ -107,7 +107,7 @@ class DatabaseProbe:
                 await connection.exec_driver_sql(f"PRAGMA user_version={found.scalar_one()}")
             self._file_failure = None
 
-    async def _connect(self) -> None:
+    async def _try_to_connect(self) -> None:
         async with self._engine.connect():
             pass
 
@@ -125,12 +125,8 @@ class DatabaseProbe:
     async def compare(self, code: CodeRevisions) -> SchemaState:
         """Compare the database's revisions, as they are now, with the code's."""
         async with self._engine.connect() as connection:
-            return await connection.run_sync(_compare, code)
+            return await connection.run_sync(code.compare)
 
 
 class UnreadableMigrationsError(Exception):
     """The service's revisions or its `env.py` can't be read."""
-
-
-def _compare(connection: Connection, code: CodeRevisions) -> SchemaState:
-    return code.compare(connection)

@@ -48,24 +48,24 @@ def find_dependencies(context: RouteContext) -> Iterator[Dependency]:
     """Yield what a route depends on, its router's dependencies and those of each one included."""
     for marker in getattr(context, "dependencies", None) or ():
         if marker.dependency is not None:
-            yield from _expand(Dependency(marker.dependency, marker.scope, None))
+            yield from _walk_dependency(Dependency(marker.dependency, marker.scope, None))
     if context.endpoint is not None:
         yield from _find_in_signature(context.endpoint, None)
 
 
-def _expand(dependency: Dependency) -> Iterator[Dependency]:
+def _walk_dependency(dependency: Dependency) -> Iterator[Dependency]:
     yield dependency
     yield from _find_in_signature(dependency.call, dependency)
 
 
 def _find_in_signature(call: Callable[..., Any], parent: Dependency | None) -> Iterator[Dependency]:
     for parameter in _read_signature(call).parameters.values():
-        annotation = _evaluate(parameter.annotation, call)
+        annotation = _evaluate_annotation(parameter.annotation, call)
         for marker in (parameter.default, *getattr(annotation, "__metadata__", ())):
             if isinstance(marker, Depends):
                 # `Depends()` calls the type itself.
                 needed = marker.dependency or getattr(annotation, "__origin__", annotation)
-                yield from _expand(Dependency(needed, marker.scope, parent))
+                yield from _walk_dependency(Dependency(needed, marker.scope, parent))
 
 
 def _read_signature(call: Callable[..., Any]) -> inspect.Signature:
@@ -79,7 +79,7 @@ def _read_signature(call: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(call)
 
 
-def _evaluate(annotation: Any, call: Callable[..., Any]) -> Any:
+def _evaluate_annotation(annotation: Any, call: Callable[..., Any]) -> Any:
     if isinstance(annotation, str):
         with suppress(NameError):
             return eval(annotation, getattr(inspect.unwrap(call), "__globals__", {}))

@@ -51,7 +51,7 @@ class TimesCommits(DefaultDialect):
         try:
             super().do_commit(dbapi_connection)  # type: ignore[no-untyped-call]
         finally:
-            _record(0, perf_counter() - started, "COMMIT", self.slow_commit_seconds)
+            _record_time(0, perf_counter() - started, "COMMIT", self.slow_commit_seconds)
 
 
 def observe_statements(engine: Engine, slow_seconds: float) -> None:
@@ -61,25 +61,25 @@ def observe_statements(engine: Engine, slow_seconds: float) -> None:
     """
     dialect = engine.dialect
     for name in ("do_execute", "do_executemany", "do_execute_no_params"):
-        event.listen(engine, name, _time(getattr(dialect, name), slow_seconds))
+        event.listen(engine, name, _time_execution(getattr(dialect, name), slow_seconds))
     if isinstance(dialect, TimesCommits):
         dialect.slow_commit_seconds = slow_seconds
 
 
-def _time(execute: Callable[..., None], slow_seconds: float) -> Callable[..., bool]:
+def _time_execution(execute: Callable[..., None], slow_seconds: float) -> Callable[..., bool]:
     def execute_timed(cursor: DBAPICursor, statement: str, *arguments: Any) -> bool:
         started = perf_counter()
         try:
             execute(cursor, statement, *arguments)
         finally:
-            _record(1, perf_counter() - started, statement, slow_seconds)
+            _record_time(1, perf_counter() - started, statement, slow_seconds)
         # It is executed; the engine need not.
         return True
 
     return execute_timed
 
 
-def _record(count: int, seconds: float, statement: str, slow_seconds: float) -> None:
+def _record_time(count: int, seconds: float, statement: str, slow_seconds: float) -> None:
     PROCESS_STATS.add(count, seconds)
     if (current := current_stats.get()) is not None:
         current.add(count, seconds)

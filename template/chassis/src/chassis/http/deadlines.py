@@ -56,12 +56,12 @@ class Deadlines:
         limit = self._limits.find(request.scope).timeout_seconds
         left = request.started + limit - perf_counter()
         if left <= 0:
-            self._cancel(request, task)
+            self._cancel_request(request, task)
         elif left < inf:
-            timer = task.get_loop().call_later(left, self._cancel, request, task)
+            timer = task.get_loop().call_later(left, self._cancel_request, request, task)
             self._longer[request] = timer
 
-    def _cancel(self, request: RequestRecord, task: Task) -> None:
+    def _cancel_request(self, request: RequestRecord, task: Task) -> None:
         self.remove(request)
         request.is_late = True
         task.cancel()

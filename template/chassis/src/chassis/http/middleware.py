@@ -84,20 +84,20 @@ class RequestMiddleware:
         self._max_body = smallest.max_body_bytes
         if smallest.timeout_seconds < inf:
             self._deadlines = Deadlines(self._limits)
-        self._serve_http = self._serve
-        await self._serve(scope, receive, send)
+        self._serve_http = self._serve_request
+        await self._serve_request(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD" and scope["path"] in self._never_checked:
             # The server keeps the body to itself, by the scope that it has.
             scope = {**scope, "method": "GET"}
         headers = read_headers(scope)
         record = self._begin_record(scope, headers)
-        answer = partial(self._send, record, receive, send)
+        answer = partial(self._send_answer, record, receive, send)
         try:
             refusal = self._check_headers(record, headers)
             if refusal is None:
-                await self.app(scope, partial(self._receive, record, receive), answer)
+                await self.app(scope, partial(self._receive_body, record, receive), answer)
             else:
                 await refusal(scope, receive, answer)
         except asyncio.CancelledError:
@@ -149,7 +149,7 @@ class RequestMiddleware:
             if record.scopes:
                 await record.close_scopes()
         finally:
-            self._finish(record)
+            self._count_and_log(record)
             if self._metrics is not None:
                 self._metrics.in_flight -= 1
             if self._deadlines is not None:
@@ -176,7 +176,7 @@ class RequestMiddleware:
             return True
         return scope["path"] in self._never_checked
 
-    async def _receive(self, record: RequestRecord, receive: Receive) -> Message:
+    async def _receive_body(self, record: RequestRecord, receive: Receive) -> Message:
         """Pass a part of the body on, unless it is too large."""
         record.awaits_body = not record.has_whole_body
         message = await receive()
@@ -190,7 +190,7 @@ class RequestMiddleware:
                     raise HTTPException(413, detail, CLOSE)
         return message
 
-    def _send(
+    def _send_answer(
         self, record: RequestRecord, receive: Receive, send: Send, message: Message
     ) -> Awaitable[None]:
         """Pass a part of the answer on: its start completed, its end noted."""
@@ -203,7 +203,7 @@ class RequestMiddleware:
             if record.is_broken:  # Without an end, the server cuts the connection.
                 return send({**message, "more_body": True})
             record.is_answered = True
-            self._finish(record)
+            self._count_and_log(record)
             if not record.has_whole_body and not record.is_late:
                 return _send_after_body(record, receive, send, message)
         return send(message)
@@ -230,7 +230,7 @@ class RequestMiddleware:
         else:
             message["headers"] = [*headers, *added]
 
-    def _finish(self, record: RequestRecord) -> None:
+    def _count_and_log(self, record: RequestRecord) -> None:
         """Count and log a request, once its answer is complete or will never be."""
         if not record.is_finished:
             record.is_finished = True

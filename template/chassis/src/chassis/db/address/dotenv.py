@@ -78,7 +78,7 @@ def _parse_assignment(text: str, position: int, known: Mapping[str, str]) -> tup
     name, quote = start["name"], text[start.end() : start.end() + 1]
     if quote in _ESCAPED:
         value, end = _parse_quoted(text, start.end(), quote, name)
-        return name, value if quote == "'" else _expand(value, name, known), end
+        return name, value if quote == "'" else _expand_references(value, name, known), end
     end = text.find("\n", start.end()) % (len(text) + 1)
     value = _COMMENT.sub("", start["space"] + text[start.end() : end]).strip()
     if value and value[-1] in _ESCAPED and value.count(value[-1]) % 2:
@@ -86,7 +86,7 @@ def _parse_assignment(text: str, position: int, known: Mapping[str, str]) -> tup
             f"the value of {name} ends in a quotation mark that was not opened; remove it, or "
             "put the whole value into quotes of the other kind"
         )
-    return name, _expand(value, name, known), end + 1
+    return name, _expand_references(value, name, known), end + 1
 
 
 def _parse_quoted(text: str, position: int, quote: str, name: str) -> tuple[str, int]:
@@ -100,7 +100,7 @@ def _parse_quoted(text: str, position: int, quote: str, name: str) -> tuple[str,
     return value, found.end()
 
 
-def _expand(value: str, name: str, known: Mapping[str, str]) -> str:
+def _expand_references(value: str, name: str, known: Mapping[str, str]) -> str:
     """Replace `${x}` and `${x:-default}`; the names in them may be parts of a password."""
 
     def replace(reference: re.Match[str]) -> str:
@@ -142,7 +142,7 @@ def _read_text(file: Path) -> str:
         problem = "can't be read; make it a text file that this user may read"
     else:
         if len(data) <= MAX_BYTES:
-            return _decode(data, file.name)
+            return _decode_file(data, file.name)
         problem = (
             f"has more than {MAX_BYTES // 1024} KiB; is it another kind of file? "
             "Keep settings there, and long texts in files of their own"
@@ -150,7 +150,7 @@ def _read_text(file: Path) -> str:
     raise SettingsError(f"{file.name} {problem}")
 
 
-def _decode(data: bytes, name: str) -> str:
+def _decode_file(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

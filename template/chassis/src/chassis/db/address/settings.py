@@ -117,7 +117,7 @@ class DatabaseSettings(BaseSettings):
     def database_target(self) -> DatabaseTarget:
         """The database that write sessions use."""
         if self.database_url is not None:
-            return self._parse(self.database_url, "APP_DATABASE_URL")
+            return self._parse_url(self.database_url, "APP_DATABASE_URL")
         match self.database_backend:
             case "postgres":
                 return self._resolve_postgres_fields()
@@ -127,7 +127,7 @@ class DatabaseSettings(BaseSettings):
                     "set it to a SQLAlchemy URL with an asynchronous driver"
                 )
             case None if self.database_platform_url is not None:
-                return self._parse(self.database_platform_url, "DATABASE_URL")
+                return self._parse_url(self.database_platform_url, "DATABASE_URL")
             case "sqlite" | None:
                 return sqlite_target(str(self.database_sqlite_path), "APP_DATABASE_SQLITE_PATH")
 
@@ -151,7 +151,7 @@ class DatabaseSettings(BaseSettings):
     def database_migration_target(self) -> DatabaseTarget:
         """The database that Alembic uses: the direct address, if one is named beside a pooler's."""
         if self.alembic_database_url is not None:
-            return self._parse(self.alembic_database_url, "APP_ALEMBIC_DATABASE_URL")
+            return self._parse_url(self.alembic_database_url, "APP_ALEMBIC_DATABASE_URL")
         target = self.database_target
         if target.backend == "custom":
             raise DatabaseSettingsError(
@@ -237,7 +237,7 @@ class DatabaseSettings(BaseSettings):
             }
         return handler(given)
 
-    def _parse(self, url: SecretStr, variable: str) -> DatabaseTarget:
+    def _parse_url(self, url: SecretStr, variable: str) -> DatabaseTarget:
         return parse_url(url.get_secret_value(), variable, self.tls_parameters())
 
     def _resolve_postgres_fields(self) -> DatabaseTarget:

@@ -11,7 +11,7 @@ _INTERVAL_EPOCH = datetime(1970, 1, 1)
 
 def create_moment_converter(has_zone: bool) -> Callable[[Any], str]:
     def convert_moment(value: Any) -> str:
-        moment = _parse(datetime.fromisoformat, value, "datetimes")
+        moment = _parse_text(datetime.fromisoformat, value, "datetimes")
         if moment.tzinfo is not None:
             if not has_zone:
                 raise RefusedValueError(
@@ -30,11 +30,11 @@ def create_moment_converter(has_zone: bool) -> Callable[[Any], str]:
 
 
 def convert_date(value: Any) -> str:
-    return str(_parse(date.fromisoformat, value, "dates"))
+    return str(_parse_text(date.fromisoformat, value, "dates"))
 
 
 def convert_time(value: Any) -> str:
-    found = _parse(time.fromisoformat, value, "times")
+    found = _parse_text(time.fromisoformat, value, "times")
     if found.tzinfo is not None:
         raise RefusedValueError("a time with a time zone in a column without one", CORRECT)
     return _cut_zeros(found.isoformat())
@@ -42,7 +42,7 @@ def convert_time(value: Any) -> str:
 
 def convert_interval(value: Any) -> str:
     """Return the moment that far after 1970 as an interval."""
-    moment = _parse(datetime.fromisoformat, value, "intervals")
+    moment = _parse_text(datetime.fromisoformat, value, "intervals")
     length = moment.replace(tzinfo=None) - _INTERVAL_EPOCH
     days, rest = length.days, length - timedelta(days=length.days)
     clock = _cut_zeros((datetime.min + rest).time().isoformat())
@@ -54,7 +54,7 @@ def convert_interval(value: Any) -> str:
     return f"{counted} {'+' if days < 0 else ''}{clock}"
 
 
-def _parse(parse: Callable[[str], Any], value: Any, column_of: str) -> Any:
+def _parse_text(parse: Callable[[str], Any], value: Any, column_of: str) -> Any:
     if type(value) is not str:
         raise refuse_class(value, column_of)
     try:

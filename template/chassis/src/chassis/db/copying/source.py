@@ -139,9 +139,9 @@ def open_source(file: Path) -> Iterator[SourceFile]:
             f"there is no SQLite file {file}: name the one that the service uses "
             "(APP_DATABASE_URL=sqlite:///… or APP_DATABASE_SQLITE_PATH)"
         )
-    engine = create_engine("sqlite://", creator=partial(_connect, file), poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=partial(_open_read_only, file), poolclass=NullPool)
     try:
-        with closing(_connect(file)) as watcher, engine.connect() as snapshot:
+        with closing(_open_read_only(file)) as watcher, engine.connect() as snapshot:
             yield SourceFile(file, snapshot, watcher)
     except sqlite3.Error as error:
         raise DatabaseUnavailableError(f"{file} can't be read: {error}") from error
@@ -154,7 +154,7 @@ def quote_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _connect(file: Path) -> sqlite3.Connection:
+def _open_read_only(file: Path) -> sqlite3.Connection:
     uri = f"file:{quote(str(file.resolve()))}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     # What is no UTF-8 comes as half of a surrogate pair, which can't be encoded, and is found.

@@ -106,7 +106,7 @@ class ResolvingLoop:
         self, factory: Callable[[], Any], host: Any = None, port: Any = None, **options: Any
     ) -> Any:
         """Connect to a host's first address that takes a connection; set the socket's options."""
-        transport, protocol = await self._connect(factory, host, port, **options)
+        transport, protocol = await self._connect_to_address(factory, host, port, **options)
         # uvloop's own object can't set options.
         number = os.dup(transport.get_extra_info("socket").fileno())
         with socket.socket(fileno=number) as duplicate:
@@ -114,7 +114,7 @@ class ResolvingLoop:
                 duplicate.setsockopt(*option)
         return transport, protocol
 
-    async def _connect(
+    async def _connect_to_address(
         self, factory: Callable[[], Any], host: Any, port: Any, **options: Any
     ) -> tuple[asyncio.Transport, Any]:
         """Connect to the first address of a host that takes a connection.

@@ -50,11 +50,11 @@ def _close_unused(opening: asyncio.Future[aiosqlite.Connection]) -> None:
 
 async def find_handle(driver: aiosqlite.Connection) -> "SQLiteHandle":
     """Return the connection of sqlite3 that is inside of aiosqlite's."""
-    handle: SQLiteHandle = await _visit(driver, lambda handle: handle)
+    handle: SQLiteHandle = await _visit_thread(driver, lambda handle: handle)
     return handle
 
 
-def _visit(
+def _visit_thread(
     driver: aiosqlite.Connection, work: Callable[..., Any], *arguments: Any
 ) -> Awaitable[Any]:
     """Call `work` with the handle, in its thread, and return what it returns.
@@ -196,13 +196,13 @@ class Cursor:
 
     async def execute(self, statement: str, parameters: Any = ()) -> None:
         """Execute a statement and fetch its first rows."""
-        await _visit(
+        await _visit_thread(
             self._connection, self._run_here, sqlite3.Cursor.execute, statement, parameters
         )
 
     async def executemany(self, statement: str, parameters: Any) -> None:
         """Execute a statement with each of several sets of parameters."""
-        await _visit(
+        await _visit_thread(
             self._connection, self._run_here, sqlite3.Cursor.executemany, statement, parameters
         )
 
@@ -227,7 +227,7 @@ class Cursor:
     async def close(self) -> None:
         """Let go of rows that nobody asked for."""
         if self._open is not None:
-            await _visit(self._connection, self.close_here)
+            await _visit_thread(self._connection, self.close_here)
 
     def close_here(self, handle: SQLiteHandle | None = None) -> None:
         """Let go of the rows, in the connection's thread or while that has nothing to do."""
@@ -237,7 +237,7 @@ class Cursor:
             self._connection.handle.note_stream(self, is_open=False)
 
     async def _fetch(self, size: int) -> Sequence[Any]:
-        rows: Sequence[Any] = await _visit(self._connection, self._fetch_here, size)
+        rows: Sequence[Any] = await _visit_thread(self._connection, self._fetch_here, size)
         return rows
 
     def _run_here(

@@ -40,10 +40,10 @@ def refuse_replaced_file(engine: Engine, file: Path) -> None:
     SQLite goes on with the file that it opened, where nobody finds what is written. What that
     file's WAL holds would be written over a new one, so the process has to be restarted.
     """
-    opened = _identify(file)
+    opened = _identify_file(file)
 
     def check_file(*_: object) -> None:
-        if opened is not None and _identify(file) != opened:
+        if opened is not None and _identify_file(file) != opened:
             raise ReplacedFileError(
                 f"the SQLite file {file} was deleted or replaced while it was open: stop the "
                 "service, put the right file there, without -wal and -shm, and start it again"
@@ -51,7 +51,7 @@ def refuse_replaced_file(engine: Engine, file: Path) -> None:
 
     def note_file(*_: object) -> None:
         nonlocal opened
-        opened = opened or _identify(file)
+        opened = opened or _identify_file(file)
 
     event.listen(engine, "do_connect", check_file)
     event.listen(engine, "connect", note_file)
@@ -72,7 +72,7 @@ def replace_broken_connections(engine: Engine, *, read_only: bool) -> None:
             context.is_disconnect = True
 
 
-def _identify(file: Path) -> tuple[int, int] | None:
+def _identify_file(file: Path) -> tuple[int, int] | None:
     """Return the file system and the number of a file, or None if there is none."""
     try:
         found = os.stat(file)  # noqa: PTH116, at each checkout a third faster than by the path

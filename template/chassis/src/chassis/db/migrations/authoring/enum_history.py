@@ -39,7 +39,7 @@ def replay_enums(files: Iterable[Path]) -> EnumHistory:
     """Read the `upgrade` of each revision, the oldest first."""
     history = EnumHistory()
     for file in files:
-        for node in _parse(file, file.stat().st_mtime_ns).body:
+        for node in _parse_revision(file, file.stat().st_mtime_ns).body:
             if isinstance(node, ast.FunctionDef) and node.name == "upgrade":
                 _replay_node(node, history, "", "")
     return history
@@ -51,7 +51,7 @@ def qualify_name(schema: str | None, name: str) -> str:
 
 
 @cache
-def _parse(file: Path, changed_at: int) -> ast.Module:
+def _parse_revision(file: Path, changed_at: int) -> ast.Module:
     return ast.parse(file.read_bytes())
 
 
