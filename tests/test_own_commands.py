@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import Render
 from tests.postgres import Postgres
@@ -25,7 +26,7 @@ def installed(rendered: Render, tmp_path_factory: pytest.TempPathFactory) -> Ser
     folder = tmp_path_factory.mktemp("commands") / "service"
     shutil.copytree(rendered(), folder)
     files = dict(FILE.findall(PAGE))
-    assert len(files) == len(re.findall("^ *```", PAGE, re.M)) / 2
+    assert len(files) == len(re.findall("^ *```python", PAGE, re.M))
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return Service(folder, find_python(RUNNING)).install()
@@ -80,6 +81,21 @@ def test_compose_asks_for_the_setting(service: Service) -> None:
     assert "required variable APP_API_TOKEN is missing a value" in missing.output
     given = Finished.of(config, service.folder, variables | {"APP_API_TOKEN": TOKEN})
     assert f"APP_API_TOKEN: {TOKEN}" in given.check()
+
+
+def test_compose_runs_the_worker_that_the_page_shows(service: Service) -> None:
+    (shown,) = re.findall("^```yaml\n(.*?)^```", PAGE, re.M | re.S)
+    files = [service.folder / name for name in ("compose.yaml", "compose.postgres.yaml")]
+    text = files[1].read_text(encoding="utf-8")
+    files[1].write_text(text.replace("\n  database:\n", f"\n{shown}\n  database:\n", 1))
+    chosen = [part for file in files for part in ("--file", str(file))]
+    config = [sys.executable, "-m", "podman_compose", *chosen, "config"]
+    variables = service.variables() | {"APP_API_TOKEN": TOKEN}
+    said = Finished.of(config, service.folder, variables).check()
+    worker = yaml.safe_load(said)["services"]["worker"]
+    assert worker["healthcheck"] == {"disable": True}
+    assert worker["environment"]["APP_DATABASE_BACKEND"] == "postgres"
+    assert worker["environment"]["APP_DATABASE_POOL_SIZE"] == "2"
 
 
 def test_uv_adds_nothing_to_what_a_command_says_where_it_is_told_to(service: Service) -> None:

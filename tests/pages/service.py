@@ -35,7 +35,7 @@ def run(service: Path, tool: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", tool, *arguments],
         cwd=service,
-        env=os.environ | {"PYTHONPATH": "src"},
+        env=os.environ | {"PYTHONPATH": str(service / "src")},
         capture_output=True,
         text=True,
         check=False,
