@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import Connection, String, inspect, literal_column, select, table
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import sqlstate
+from ..errors import is_missing_table, sqlstate
 from .options import MigrationEnvironment, TableName, read_environment, record_environment
 from .revision_files import read_revision_files
 from .scripts import alembic_config, read_scripts
@@ -26,7 +26,7 @@ OTHER_DATABASE_ADVICE = (
     "it is another service's: name another database (APP_DATABASE_URL), or, if both are to share "
     "it, a version table of your own (APP_ALEMBIC_VERSION_TABLE)"
 )
-_UNDEFINED_TABLE, _DUPLICATE_TABLE = "42P01", "42P07"
+_DUPLICATE_TABLE = "42P07"
 
 Age = Literal["current", "behind", "newer", "foreign"]
 
@@ -115,7 +115,7 @@ class CodeRevisions:
         try:
             return list(connection.scalars(query))
         except DBAPIError as error:
-            if _is_missing_table(error):
+            if is_missing_table(error):
                 return []
             raise
 
@@ -162,7 +162,3 @@ def has_any_table(connection: Connection, tables: Collection[TableName]) -> bool
 def is_existing_table(error: DBAPIError) -> bool:
     """Return whether a table was to be made that is there."""
     return sqlstate(error) == _DUPLICATE_TABLE or "already exists" in str(error.orig)
-
-
-def _is_missing_table(error: DBAPIError) -> bool:
-    return sqlstate(error) == _UNDEFINED_TABLE or "no such table" in str(error.orig)
