@@ -29,12 +29,12 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_060
+CORE = 10_050
 ROOMS = (
     Room("src/chassis", 610),
     Room("src/chassis/http", 1490),
     Room("src/chassis/observe", 770),
-    Room("src/chassis/db", 2480),
+    Room("src/chassis/db", 2470),
     Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 630),
