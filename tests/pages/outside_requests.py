@@ -10,10 +10,12 @@ import pytest
 from chassis import ChassisSettings, create_app
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
+from pydantic import SecretStr
 from starlette.types import Message
 
 from tests.model_table import lint
 from tests.models.trial import ENGINES, Databases, Package
+from tests.postgres import HOST, free_port
 from tests.repository import ROOT
 
 PAGE = ROOT / "template/chassis/docs/outside_requests.md"
@@ -50,6 +52,20 @@ def test_the_page_makes_a_service_on_both_engines(
     watching.test_it_tells_how_many_wait(create(package, service))
     watching.test_the_stream_begins(create(package, service))
     asyncio.run(use_service(package, service))
+
+
+def test_an_export_whose_database_is_away_is_a_503(package: Package) -> None:
+    away = SecretStr(f"postgresql://user:password@{HOST}:{free_port()}/away")
+
+    async def export_nothing() -> int:
+        app = create(package, ChassisSettings(database_url=away))
+        async with (
+            app.router.lifespan_context(app),
+            AsyncClient(transport=ASGITransport(app=app), base_url="http://localhost") as http,
+        ):
+            return (await http.get("/parcels/export")).status_code
+
+    assert asyncio.run(export_nothing()) == 503
 
 
 def create(package: Package, settings: ChassisSettings, lifespan: Any = None) -> FastAPI:
