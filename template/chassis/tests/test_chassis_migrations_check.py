@@ -1,6 +1,7 @@
 """A rehearsal of the migrations: what it finds, and that it leaves nothing behind."""
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def databases(settings: ChassisSettings) -> set[str]:
         )
 
 
+def left_behind(settings: ChassisSettings, before: set[str]) -> set[str]:
+    """Name what stays; the rehearsal of another worker on the same server goes away by itself."""
+    left, deadline = databases(settings) - before, time.monotonic() + 60
+    while left and settings.database_target.backend != "sqlite" and time.monotonic() < deadline:
+        time.sleep(0.1)
+        left &= databases(settings)
+    return left
+
+
 def check(depot: Depot, settings: ChassisSettings) -> None:
     """Check on the engine under test."""
     sqlite = settings.database_target.backend == "sqlite"
@@ -50,7 +60,7 @@ def test_migrations_that_are_in_order(depot: Depot, settings: ChassisSettings) -
 
     check(depot, settings)
 
-    assert databases(settings) == before
+    assert not left_behind(settings, before)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +82,7 @@ def test_what_is_wrong_is_named(
     with pytest.raises(CommandError, match=says):
         check(depot, settings)
 
-    assert databases(settings) == before
+    assert not left_behind(settings, before)
 
 
 RENAMED = """op.rename_table('item', 'thing')
