@@ -165,7 +165,7 @@ def test_a_client_certificate_beside_the_url_logs_in(
 
 def test_a_mode_that_does_not_exist_names_its_variable(read_settings: ReadSettings) -> None:
     with pytest.raises(ValueError, match=r"database_postgres_sslmode\n.*'verify-full'"):
-        read_settings(APP_DATABASE_POSTGRES_SSLMODE="strict")
+        read_settings(APP_DATABASE_BACKEND="postgres", APP_DATABASE_POSTGRES_SSLMODE="strict")
 
 
 def test_a_failure_says_what_the_certificate_lacks_and_no_secret(
