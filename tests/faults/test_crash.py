@@ -58,7 +58,8 @@ def test_nothing_acknowledged_is_lost_when_postgres_is_killed(tmp_path: Path) ->
 
 
 def test_a_route_that_answers_early_loses_entries_with_postgres_too(tmp_path: Path) -> None:
-    assert kill_postgres_while_writing(tmp_path, Writers(path="/early"), 1)
+    # Of few entries a single kill may lose none.
+    assert kill_postgres_while_writing(tmp_path, Writers(path="/early"), 3)
 
 
 def kill_while_writing(bank: Bank, writers: Writers) -> None:
