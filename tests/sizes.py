@@ -29,9 +29,9 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_050
+CORE = 10_080
 ROOMS = (
-    Room("src/chassis", 610),
+    Room("src/chassis", 620),
     Room("src/chassis/http", 1490),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2470),

@@ -21,6 +21,7 @@ from chassis.http.request import RequestRecord, outgoing_headers
 
 pytestmark = pytest.mark.anyio
 
+ORIGIN = "https://app.example.com"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SWITCHED_OFF = (
     "asgiref",
@@ -298,9 +299,8 @@ async def test_no_layer_is_a_base_http_middleware(
     for extra in extras:
         pytest.importorskip(EXTRAS[extra], reason=f"needs the extra `{extra}`")
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
-    origins = ("https://app.example.com",)
     switches = {f"{extra}_enabled": True for extra in extras}
-    everything = settings.model_copy(update={"http_cors_origins": origins, **switches})
+    everything = settings.model_copy(update={"http_cors_origins": (ORIGIN,), **switches})
     layers = stack(create_app(everything, package="sample"))
     assert {"RequestMiddleware", "CORSMiddleware"} < {type(layer).__name__ for layer in layers}
     assert not [layer for layer in layers if isinstance(layer, BaseHTTPMiddleware)]
@@ -318,7 +318,7 @@ def test_what_is_switched_off_is_not_imported_and_what_is_switched_on_is(
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
     installed = [extra for extra, module in EXTRAS.items() if is_installed(module)]
     switches: dict[str, Any] = {f"{extra}_enabled": True for extra in installed}
-    switches |= {"http_cors_origins": ("https://app.example.com",)}
+    switches |= {"http_cors_origins": (ORIGIN,)}
     program = PROGRAM.format(names=SWITCHED_OFF, switches=switches)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -340,29 +340,45 @@ def is_installed(module: str) -> bool:
 
 
 async def test_cors_answers_for_the_origins_that_are_named(settings: ChassisSettings) -> None:
-    origin = "https://app.example.com"
-    async with client_of(settings, http_cors_origins=(origin,)) as client:
-        ours = await client.get("/livez", headers={"Origin": origin})
+    async with client_of(settings, http_cors_origins=(ORIGIN,)) as client:
+        ours = await client.get("/livez", headers={"Origin": ORIGIN})
         theirs = await client.get("/livez", headers={"Origin": "https://evil.com"})
-    assert ours.headers["access-control-allow-origin"] == origin
+    assert ours.headers["access-control-allow-origin"] == ORIGIN
     assert "access-control-allow-origin" not in theirs.headers
+
+
+async def test_cors_answers_for_what_is_refused_outside_of_everything(
+    settings: ChassisSettings,
+) -> None:
+    limits = {"http_max_body_bytes": 10, "http_request_timeout_seconds": 0.05}
+    origins = {"http_cors_origins": (ORIGIN,), "http_allowed_hosts": ("testserver",)}
+    async with client_of(settings, **limits, **origins) as client:
+        client.headers["Origin"] = ORIGIN
+        refused = [
+            await client.post("/livez", content=b"x" * 11),
+            await client.get("/sleep", headers={"Host": "evil.example.com"}),
+            await client.get("/sleep"),
+        ]
+    assert [answer.status_code for answer in refused] == [413, 400, 504]
+    for answer in refused:
+        assert answer.headers.get_list("access-control-allow-origin") == [ORIGIN]
+        assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
 
 
 @pytest.mark.parametrize("id_header", ["X-Request-ID", "X-Trace"])
 async def test_cors_lets_through_what_the_chassis_itself_uses(
     settings: ChassisSettings, id_header: str
 ) -> None:
-    origin = "https://app.example.com"
     options = {"http_cors_headers": ("Authorization",), "http_request_id_header": id_header}
-    async with client_of(settings, http_cors_origins=(origin,), **options) as client:
+    async with client_of(settings, http_cors_origins=(ORIGIN,), **options) as client:
         asked = f"authorization, if-match, traceparent, {id_header.lower()}"
         headers = {
-            "Origin": origin,
+            "Origin": ORIGIN,
             "Access-Control-Request-Method": "PUT",
             "Access-Control-Request-Headers": asked,
         }
         preflight = await client.options("/livez", headers=headers)
-        answer = await client.get("/livez", headers={"Origin": origin})
+        answer = await client.get("/livez", headers={"Origin": ORIGIN})
         headers["Access-Control-Request-Headers"] = "x-other"
         assert (await client.options("/livez", headers=headers)).status_code == 400
 

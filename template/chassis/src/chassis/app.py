@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,11 +18,12 @@ from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
 from .http.answers import enclose_middleware
+from .http.cancellation import CancellationMiddleware, unchanged
 from .http.error_handlers import add_error_handlers, share_error_handlers
 from .http.headers import ANSWERED_HEADERS, SENT_HEADERS
 from .http.health import add_health_routes, add_readiness_check
 from .http.limits import RequestLimits, RouteLimits
-from .http.middleware import CancellationMiddleware, RequestMiddleware
+from .http.middleware import RequestMiddleware
 from .http.openapi import describe_problems, operation_id
 from .observe.loop_watch import watch_event_loop
 from .settings import ChassisSettings
@@ -111,12 +113,15 @@ class _Application(FastAPI):
         _adopt_mounted(self, self.routes, "")
         if self.tracing is not None:
             self.add_middleware(CancellationMiddleware)
-        app: ASGIApp = super().__call__
-        if settings.http_cors_origins:
-            app = _allow_origins(app, settings)
-        trace = None if self.tracing is None else self.tracing.traceparent
+        named = bool(settings.http_cors_origins)
+        allow_origins = partial(_allow_origins, settings=settings) if named else unchanged
         return RequestMiddleware(
-            app, settings, limits=self.limits, metrics=self.metrics, trace=trace
+            super().__call__,
+            settings,
+            limits=self.limits,
+            metrics=self.metrics,
+            trace=None if self.tracing is None else self.tracing.traceparent,
+            allow_origins=allow_origins,
         )
 
     async def check_database(self) -> str | None:

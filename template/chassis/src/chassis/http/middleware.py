@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..db.statements import current_stats
 from ..observe.logs import log_access
 from ..settings import ChassisSettings
+from .cancellation import answer_cancelled, unchanged
 from .deadlines import Deadlines
 from .headers import (
     SECURITY_HEADERS,
@@ -24,7 +25,7 @@ from .headers import (
 )
 from .limits import RouteLimits
 from .request import RequestRecord
-from .responses import BUG, CLOSE, answer_cancellation, answer_database_error, problem_response
+from .responses import BUG, CLOSE, answer_database_error, problem_response
 
 if TYPE_CHECKING:
     from ..observe.metrics import Metrics
@@ -49,8 +50,10 @@ class RequestMiddleware:
         limits: RouteLimits,
         metrics: "Metrics | None" = None,
         trace: Callable[[], str | None] | None = None,
+        allow_origins: Callable[[ASGIApp], ASGIApp] = unchanged,
     ) -> None:
-        self.app = app
+        self.app = allow_origins(app)
+        self._allow_origins = allow_origins
         self._metrics = metrics
         self._trace = trace
         self._log_access = settings.log_access
@@ -99,9 +102,9 @@ class RequestMiddleware:
             if refusal is None:
                 await self.app(scope, partial(self._receive_body, record, receive), answer)
             else:
-                await refusal(scope, receive, answer)
+                await self._allow_origins(refusal)(scope, receive, answer)
         except asyncio.CancelledError:
-            await answer_cancelled(record, receive, answer)
+            await answer_cancelled(record, receive, answer, self._allow_origins)
         except Exception as error:
             if record.status or not await self._answer_refused(record, error, receive, answer):
                 raise
@@ -246,7 +249,7 @@ class RequestMiddleware:
         """Answer a request whose session could not be ended; return whether that is no bug."""
         refused = answer_database_error(record, error.__cause__ or error)
         response = refused or problem_response(500, BUG)
-        await response(record.scope, receive, send)
+        await self._allow_origins(response)(record.scope, receive, send)
         return refused is not None
 
 
@@ -266,28 +269,3 @@ async def _send_after_body(
                 while (await receive()).get("more_body", False):
                     pass
     await send(message)
-
-
-class CancellationMiddleware:
-    """Answers a cancelled request inside of its span, which is otherwise ended without a status."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
-        try:
-            await self.app(scope, receive, send)
-        except asyncio.CancelledError:
-            if scope["type"] != "http":
-                raise
-            await answer_cancelled(scope["chassis"], receive, send)
-
-
-async def answer_cancelled(record: RequestRecord, receive: Receive, send: Send) -> None:
-    """Answer a request that was cancelled; raise CancelledError unless it only took too long."""
-    response = answer_cancellation(record)
-    if response is not None and not record.status:
-        await response(record.scope, receive, send)
-    if not record.is_late:
-        raise asyncio.CancelledError
