@@ -17,14 +17,14 @@ from .db.borrowed import describe_fallbacks
 from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
-from .http.answers import enclose_middleware
-from .http.cancellation import CancellationMiddleware, unchanged
+from .http.answers import CancellationMiddleware, enclose_middleware
 from .http.error_handlers import add_error_handlers, share_error_handlers
 from .http.headers import ANSWERED_HEADERS, SENT_HEADERS
 from .http.health import add_health_routes, add_readiness_check
 from .http.limits import RequestLimits, RouteLimits
 from .http.middleware import RequestMiddleware
 from .http.openapi import describe_problems, operation_id
+from .http.responses import unchanged
 from .observe.loop_watch import watch_event_loop
 from .settings import ChassisSettings
 from .versions import find_version

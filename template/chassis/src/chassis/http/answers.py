@@ -1,12 +1,14 @@
 """What is around and inside of a service's own middleware: its errors, and answers within."""
 
+import asyncio
+
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .request import RequestRecord
-from .responses import answer_database_error
+from .responses import answer_cancelled, answer_database_error
 
 
 class AnswerMiddleware:
@@ -67,3 +69,19 @@ def enclose_middleware(app: Starlette) -> None:
             handlers.pop(kind, None)
         added.insert(0, Middleware(ExceptionMiddleware, handlers=handlers))
         added.append(INNERMOST)
+
+
+class CancellationMiddleware:
+    """Answers a cancelled request inside of its span, which is otherwise ended without a status."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        try:
+            await self.app(scope, receive, send)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            await answer_cancelled(scope["chassis"], receive, send)

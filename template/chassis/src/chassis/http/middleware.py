@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..db.statements import current_stats
 from ..observe.logs import log_access
 from ..settings import ChassisSettings
-from .cancellation import answer_cancelled, unchanged
 from .deadlines import Deadlines
 from .headers import (
     SECURITY_HEADERS,
@@ -25,7 +24,14 @@ from .headers import (
 )
 from .limits import RouteLimits
 from .request import RequestRecord
-from .responses import BUG, CLOSE, answer_database_error, problem_response
+from .responses import (
+    BUG,
+    CLOSE,
+    answer_cancelled,
+    answer_database_error,
+    problem_response,
+    unchanged,
+)
 
 if TYPE_CHECKING:
     from ..observe.metrics import Metrics

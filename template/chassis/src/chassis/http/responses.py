@@ -1,11 +1,13 @@
 """Responses to what went wrong: a problem with the id of the request, and a line in the log."""
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Send
 
 from ..db.conflicts import find_conflict
 from ..db.errors import (
@@ -83,7 +85,26 @@ def answer_database_error(request: RequestRecord, error: BaseException) -> Respo
     return problem_response(status, detail, errors=_describe_conflict(error))
 
 
-def answer_cancellation(request: RequestRecord) -> Response | None:
+def unchanged(app: ASGIApp) -> ASGIApp:
+    """Return the application itself: the default of what may put a middleware around it."""
+    return app
+
+
+async def answer_cancelled(
+    record: RequestRecord,
+    receive: Receive,
+    send: Send,
+    surround: Callable[[ASGIApp], ASGIApp] = unchanged,
+) -> None:
+    """Answer a request that was cancelled; raise CancelledError unless it only took too long."""
+    response = _describe_cancellation(record)
+    if response is not None and not record.status:
+        await surround(response)(record.scope, receive, send)
+    if not record.is_late:
+        raise asyncio.CancelledError
+
+
+def _describe_cancellation(request: RequestRecord) -> Response | None:
     """Build the answer of a request that was cancelled, and log the cancellation, once."""
     if request.is_late and request.awaits_body:
         return problem_response(408, "The body took too long to arrive.", headers=CLOSE)
