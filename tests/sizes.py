@@ -29,10 +29,10 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_080
+CORE = 10_120
 ROOMS = (
     Room("src/chassis", 620),
-    Room("src/chassis/http", 1510),
+    Room("src/chassis/http", 1550),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2470),
     Room("src/chassis/db/address", 1540),
@@ -42,6 +42,8 @@ ROOMS = (
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1480, in_core=False),
     Room("src/chassis/db/copying", 1770, in_core=False),
+    # A part, which only who uses it imports.
+    Room("src/chassis/idempotency", 420, in_core=False),
     # And these on a developer's machine or in CI.
     Room("src/chassis/db/migrations/authoring", 2290, in_core=False),
     Room("src/chassis/testing", 450, in_core=False),

@@ -30,6 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "http": {"db", "fields", "observe", "settings"},
     "observe": {"db", "fields", "http", "settings"},
     "app": {"db", "versions", *SERVING},
+    # A part: nothing imports it but the service.
+    "idempotency": {"db", "http"},
     "commands": {"app", "db", "testing", "versions", *SERVING},
     "testing": {"app", "db", *SERVING},
     "": {"app", "commands", *SERVING},

@@ -25,6 +25,7 @@ from .http.limits import RequestLimits, RouteLimits
 from .http.middleware import RequestMiddleware
 from .http.openapi import describe_problems, operation_id
 from .http.responses import unchanged
+from .http.routes import check_routes
 from .observe.loop_watch import watch_event_loop
 from .settings import ChassisSettings
 from .versions import find_version
@@ -183,6 +184,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
     async with AsyncExitStack() as stack:
         stack.enter_context(watch_event_loop())
         plans = plan_routes(app.routes)
+        check_routes(app.routes)
         sessions = await stack.enter_async_context(open_sessions(settings))
         sessions.plans.update(plans)
         for sentence in describe_fallbacks():

@@ -113,6 +113,7 @@ class ChassisSettings(DatabaseSettings):
     http_cors_headers: Names = ("Authorization", "Content-Type")
     http_cors_credentials: bool = False
     http_hsts_seconds: Annotated[int, Field(ge=0)] = 0
+    http_idempotency_hours: Annotated[int, Field(ge=1)] = 24
     http_max_body_bytes: Annotated[int, Field(ge=0)] = 1024 * 1024
     http_request_id: bool = True
     http_request_id_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "X-Request-ID"

@@ -25,6 +25,7 @@ from .responses import (
     BUG,
     DATABASE_ERRORS,
     DATABASE_PROBLEMS,
+    EarlyResponse,
     answer_database_error,
     answer_problem,
     problem_response,
@@ -68,6 +69,11 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
     if error.status_code == 405:
         headers |= _allow_header(request)
     return answer_problem(describe_exception(error), headers)
+
+
+async def _answer_early(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EarlyResponse)
+    return error.response
 
 
 async def _handle_invalid_request(request: Request, error: Exception) -> Response:
@@ -143,6 +149,7 @@ def _flatten_group(error: BaseException | None) -> Iterator[Exception]:
 
 
 _HANDLERS: dict[type[Exception], ExceptionHandler] = {
+    EarlyResponse: _answer_early,
     HTTPException: _handle_http_exception,
     RequestValidationError: _handle_invalid_request,
     **dict.fromkeys(DATABASE_ERRORS, _handle_database_error),

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
 from ..db.request_sessions import uses_database
+from ..db.route_dependencies import find_dependencies
 from ..settings import ChassisSettings
 from .limits import RequestLimits, find_limits
 from .problems import MEDIA_TYPE, InvalidInput, Problem
@@ -39,6 +40,7 @@ def describe_problems(document: dict[str, Any], app: FastAPI, default: RequestLi
             statuses = set(_possible_statuses(operation, settings, find_limits(route, default)))
             if uses_database(route):
                 statuses |= {503, 504}
+            statuses.update(_describe_dependencies(operation, route))
             _describe_operation(operation, statuses)
             for status in _find_documented_problems(route):
                 response = operation["responses"].get(status, {})
@@ -73,6 +75,14 @@ def _possible_statuses(
         yield 504
     if "requestBody" in operation:
         yield from (400, 408, 413)
+
+
+def _describe_dependencies(operation: dict[str, Any], route: RouteContext) -> Iterator[int]:
+    """Let dependencies with a method `describe_operation` add to it; yield their statuses."""
+    for dependency in find_dependencies(route):
+        describe = getattr(dependency.call, "describe_operation", None)
+        if describe is not None:
+            yield from describe(operation)
 
 
 def _find_operations(app: FastAPI) -> Iterator[tuple[tuple[str, str], RouteContext]]:

@@ -49,6 +49,14 @@ _SESSION_IS_CLOSED = (
 )
 
 
+class EarlyResponse(Exception):  # noqa: N818
+    """What a dependency raises to answer a request in place of the handler."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
 def problem_response(
     status: int,
     detail: str | None = None,

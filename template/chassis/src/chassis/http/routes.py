@@ -9,12 +9,23 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
+from ..db.route_dependencies import find_dependencies, iter_routes
+
 
 class FoundRoute(NamedTuple):
     """A route, and its template with those of the mounts around, such as `/v1/items/{item_id}`."""
 
     route: RouteContext
     template: str
+
+
+def check_routes(routes: Sequence[BaseRoute]) -> None:
+    """Let dependencies with a method `check_route` refuse a route that they are not for."""
+    for route in iter_routes(routes):
+        for dependency in find_dependencies(route):
+            check = getattr(dependency.call, "check_route", None)
+            if check is not None:
+                check(route)
 
 
 def find_route(app: Starlette, scope: Scope) -> FoundRoute | None:
