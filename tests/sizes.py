@@ -29,7 +29,7 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_120
+CORE = 10_150
 ROOMS = (
     Room("src/chassis", 620),
     Room("src/chassis/http", 1550),
@@ -38,15 +38,15 @@ ROOMS = (
     Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 630),
-    Room("src/chassis/commands", 1910),
+    Room("src/chassis/commands", 1930),
     # These run when a service is deployed, tested or updated: no request waits for them.
-    Room("src/chassis/db/migrations", 1480, in_core=False),
+    Room("src/chassis/db/migrations", 1520, in_core=False),
     Room("src/chassis/db/copying", 1770, in_core=False),
     # A part, which only who uses it imports.
     Room("src/chassis/idempotency", 420, in_core=False),
     # And these on a developer's machine or in CI.
-    Room("src/chassis/db/migrations/authoring", 2290, in_core=False),
-    Room("src/chassis/testing", 450, in_core=False),
+    Room("src/chassis/db/migrations/authoring", 2310, in_core=False),
+    Room("src/chassis/testing", 480, in_core=False),
     Room("tools", 650, in_core=False),
     Room("docker", 30, in_core=False),
 )

@@ -221,8 +221,8 @@ def test_a_rehearsal_says_which_step_fails(
     bank = bank.copied()
     bank.add_revision("2", upgrade, downgrade)
 
-    engine = "sqlite" if bank.url.startswith("sqlite") else "postgres"
-    done = bank.run("migrate", "--check", "--engine", engine)
+    database = "sqlite" if bank.url.startswith("sqlite") else bank.url
+    done = bank.run("migrate", "--check", "--database", database)
 
     assert done.returncode == 1
     assert says in done.stdout

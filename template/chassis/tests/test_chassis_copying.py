@@ -27,6 +27,7 @@ from chassis.db.copying.encoder import RowEncoder, split_pieces
 from chassis.db.copying.errors import CopyError
 from chassis.db.copying.source import open_source
 from chassis.db.migrations.connect import open_connection
+from chassis.db.migrations.revisions import UnfinishedCopyError
 from chassis.db.migrations.upgrade import upgrade
 
 CREATE = "from chassis_warehouse import metadata; metadata.create_all(op.get_bind())"
@@ -134,6 +135,8 @@ def test_a_service_is_not_ready_on_half_of_its_data(move: Move) -> None:
     fill(move.here, 100)
     stop_before("comparing", move)
     assert move.ask("SELECT count(*) FROM alembic_version") == [(0,)]
+    with pytest.raises(UnfinishedCopyError, match="not finished: run copy-to-postgres again"):
+        upgrade(move.depot.package, move.there)
 
     move.copy()
     assert_equal(move)

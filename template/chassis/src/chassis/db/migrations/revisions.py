@@ -56,6 +56,12 @@ class SchemaState:
         return f"{unknown}: it is newer, as after a rollback"
 
     @property
+    def advice(self) -> str:
+        """What to do before a revision is written or looked for, in words."""
+        found = f"at {self.shown}, behind the code" if self.revisions else "empty"
+        return f"the database is {found}: run alembic upgrade head, then this again"
+
+    @property
     def reason(self) -> str | None:
         """Why requests can't be served, in words that name nothing; None if they can."""
         match self.age:
@@ -78,11 +84,22 @@ class UnknownRevisionError(Exception):
 class UnversionedDatabaseError(Exception):
     """The database has tables of the code, and no revision."""
 
+    _MESSAGE = (
+        "the database has tables of the code and no revision, so that migrations can't make "
+        "them: where its schema is that of a revision, say so by alembic stamp REVISION"
+    )
+
     def __init__(self) -> None:
-        super().__init__(
-            "the database has tables of the code and no revision, so that migrations can't make "
-            "them: where its schema is that of a revision, say so by alembic stamp REVISION"
-        )
+        super().__init__(self._MESSAGE)
+
+
+class UnfinishedCopyError(UnversionedDatabaseError):
+    """The database has a part of the rows of a SQLite file."""
+
+    _MESSAGE = (
+        "the database holds a copy of a SQLite file that is not finished: run copy-to-postgres "
+        "again, which goes on with it; to give it up, drop the database"
+    )
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,25 @@ def has_any_table(connection: Connection, tables: Collection[TableName]) -> bool
     schemas = {schema for schema, _ in tables}
     found = {(schema, name) for schema in schemas for name in inspector.get_table_names(schema)}
     return not found.isdisjoint(tables)
+
+
+def is_unversioned(connection: Connection, tables: Collection[TableName]) -> bool:
+    """Return whether a database without a revision has tables of the code.
+
+    Raise UnfinishedCopyError if they are being copied: nothing may take them for the whole.
+    """
+    if not has_any_table(connection, tables):
+        return False
+    from ..copying.ledger import NAME
+
+    if inspect(connection).has_table(NAME):
+        raise UnfinishedCopyError
+    return True
+
+
+def is_outdated(error: Exception) -> bool:
+    """Return whether Alembic writes or looks for no revision, as the database is behind."""
+    return str(error).startswith("Target database is not up to date")
 
 
 def is_existing_table(error: DBAPIError) -> bool:

@@ -27,8 +27,9 @@ from .revisions import (
     UnknownRevisionError,
     UnversionedDatabaseError,
     code_revisions,
-    has_any_table,
     is_existing_table,
+    is_outdated,
+    is_unversioned,
 )
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def _run_revisions(context: Any, connection: Connection, environment: MigrationE
     from alembic.util import CommandError
 
     current = context.get_context().get_current_heads()
-    is_unversioned = not current and has_any_table(connection, environment.tables)
+    has_no_revision = not current and is_unversioned(connection, environment.tables)
     try:
         with warnings.catch_warnings():
             # What Alembic leaves out is compared by the chassis.
@@ -123,9 +124,12 @@ def _run_revisions(context: Any, connection: Connection, environment: MigrationE
         state = code_revisions(context.script, environment).judge(connection, current)
         if state.age in ("newer", "foreign"):
             raise UnknownRevisionError(state) from error
+        if is_outdated(error):
+            outdated = UnversionedDatabaseError() if has_no_revision else CommandError(state.advice)
+            raise outdated from error
         raise
     except DBAPIError as error:
-        if is_unversioned and is_existing_table(error):
+        if has_no_revision and is_existing_table(error):
             raise UnversionedDatabaseError from error
         raise
 

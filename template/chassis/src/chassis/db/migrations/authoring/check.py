@@ -46,8 +46,8 @@ def check_migrations(
 ) -> None:
     """Check that the migrations make what the models say, and go back, on SQLite and PostgreSQL.
 
-    `engine` leaves the other one out. PostgreSQL is the configured server, else the one that
-    `start_server` starts, else its SQL is made and not run. The configured database is left alone.
+    `engine` leaves the other one out. PostgreSQL is the server that `start_server` starts, else the
+    configured one, else its SQL is made and not run. The configured database is left alone.
     Raise alembic.util.CommandError for what is wrong, a line each, DatabaseSettingsError if no
     scratch database can be made.
     """
@@ -68,7 +68,7 @@ def check_migrations(
         except DatabaseSettingsError as error:
             if backend == configured:
                 raise
-            where, errors = backend, [f"{error}; or leave it out: --engine {configured}"]
+            where, errors = backend, [f"{error}; or leave it out: --database {configured}"]
         found += [f"{where}: {line}" for line in errors]
         if not errors:
             logger.info("%s: in order, after %.1f s", where, time.monotonic() - started)
@@ -99,9 +99,10 @@ def _create_scratch_database(
     """Return what makes an empty database and drops it, or None if there is no server for one."""
     if backend == "sqlite":
         return sqlite_scratch(settings)
-    if settings.database_migration_target.backend == "postgres":
-        return postgres_scratch(settings)
-    return embedded_scratch(settings, start_server) if start_server else None
+    if start_server:
+        return embedded_scratch(settings, start_server)
+    is_served = settings.database_migration_target.backend == "postgres"
+    return postgres_scratch(settings) if is_served else None
 
 
 def _rehearse(package: str, made: AbstractContextManager[Scratch]) -> tuple[str, list[str]]:

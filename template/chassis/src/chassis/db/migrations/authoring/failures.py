@@ -21,7 +21,7 @@ _LONGEST_NAME = 63  # bytes, PostgreSQL's NAMEDATALEN - 1
 _LONGEST_REVISION = 32  # Alembic's version table
 
 _OTHER_ENGINE = (
-    "the engines differ here: branch on op.get_bind().dialect.name; --engine leaves one out"
+    "the engines differ here: branch on op.get_bind().dialect.name; --database leaves one out"
 )
 _UNDEFINED_FUNCTION, _UNDEFINED_OBJECT = "42883", "42704"
 _CURES = {
@@ -48,8 +48,8 @@ _EXTENSIONS = {
     "uuid_generate_v": "uuid-ossp",
 }
 _UNAVAILABLE_EXTENSION = (
-    "this server has no such extension: install it, or name a server that has it in "
-    "APP_ALEMBIC_DATABASE_URL"
+    "this server has no such extension: install it, or name a server that has it: --database URL, "
+    "or APP_ALEMBIC_DATABASE_URL"
 )
 _SQLITE_LACKS = ("no such function", "syntax error", "no such collation")
 

