@@ -25,7 +25,15 @@ Api = dict[str, list[str]]
 
 CHASSIS = ROOT / "template" / "chassis"
 RECORDED = Path(__file__).parent / "recorded" / "api.yml"
-MODULES = ("chassis", "chassis.db", "chassis.fields", "chassis.idempotency", "chassis.testing")
+MODULES = (
+    "chassis",
+    "chassis.db",
+    "chassis.db.models",
+    "chassis.fields",
+    "chassis.idempotency",
+    "chassis.resources",
+    "chassis.testing",
+)
 HEADER = """\
 # What the user's half of a released service may rely on. `python -m tests.api` adds to it; nothing
 # is ever removed within a major version.

@@ -92,7 +92,8 @@ def _describe_mark(mark: object) -> str:
     """Name what stands in an Annotated type; a dependency by what it calls, and its scope."""
     called = getattr(mark, "dependency", None)
     if called is not None:
-        return f"Depends({called.__name__}, scope={getattr(mark, 'scope', None)!r})"
+        name = getattr(called, "__name__", type(called).__name__)
+        return f"Depends({name}, scope={getattr(mark, 'scope', None)!r})"
     return type(mark).__name__
 
 

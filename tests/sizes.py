@@ -20,7 +20,10 @@ Imports = dict[str, set[str]]
 
 @dataclass(frozen=True)
 class Room:
-    """A folder of modules, without the folders in it, and the lines that they may have."""
+    """A folder of modules, or a part of one module, and the lines that it may have.
+
+    A folder's are without those of the folders and the parts in it.
+    """
 
     folder: str
     budget: int
@@ -29,12 +32,12 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_150
+CORE = 10_160
 ROOMS = (
     Room("src/chassis", 620),
     Room("src/chassis/http", 1550),
     Room("src/chassis/observe", 770),
-    Room("src/chassis/db", 2470),
+    Room("src/chassis/db", 2480),
     Room("src/chassis/db/address", 1540),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 630),
@@ -42,7 +45,9 @@ ROOMS = (
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1520, in_core=False),
     Room("src/chassis/db/copying", 1770, in_core=False),
-    # A part, which only who uses it imports.
+    # Parts, which only who uses them imports.
+    Room("src/chassis/db/models.py", 190, in_core=False),
+    Room("src/chassis/resources.py", 120, in_core=False),
     Room("src/chassis/idempotency", 420, in_core=False),
     # And these on a developer's machine or in CI.
     Room("src/chassis/db/migrations/authoring", 2310, in_core=False),
@@ -108,14 +113,22 @@ def measure_limits(package: Path) -> list[Size]:
 
 
 def find_rooms(chassis: Path = CHASSIS) -> set[str]:
-    """Return every folder that holds code which services run, or their developers."""
+    """Return every folder and part that holds code which services run, or their developers."""
     files = (file for part in ("src", "tools", "docker") for file in (chassis / part).rglob("*.py"))
-    return {file.parent.relative_to(chassis).as_posix() for file in files}
+    parts = {room.folder for room in ROOMS}
+    return {
+        str(path if path.as_posix() in parts else path.parent)
+        for path in (file.relative_to(chassis) for file in files)
+    }
 
 
 def count_room(folder: Path) -> int:
-    """Count the lines of a folder's modules."""
-    return sum(map(count_lines, folder.glob("*.py")))
+    """Count the lines of a part, or of a folder's modules that are none."""
+    if folder.suffix:
+        return count_lines(folder)
+    parts = tuple(room.folder for room in ROOMS if Path(room.folder).suffix)
+    files = (file for file in folder.glob("*.py") if not file.as_posix().endswith(parts))
+    return sum(map(count_lines, files))
 
 
 def count_lines(file: Path) -> int:

@@ -83,6 +83,7 @@ class Failure(Enum):
 
     UNAVAILABLE = "unavailable"
     CONFLICT = "conflict"
+    STALE = "stale"
     INVALID = "invalid"
     TIMEOUT = "timeout"
     READ_ONLY = "read-only"
@@ -150,7 +151,7 @@ def classify(error: BaseException) -> Failure | None:
     if isinstance(error, ReadOnlySessionError):
         return Failure.READ_ONLY
     if isinstance(error, StaleDataError):
-        return Failure.CONFLICT
+        return Failure.STALE
     if find_invalid_value(error) is not None:
         return Failure.INVALID
     if not isinstance(error, DBAPIError):

@@ -32,6 +32,7 @@ BUG = "Something went wrong here, not with the request."
 DATABASE_PROBLEMS = {
     Failure.UNAVAILABLE: (503, "The database can't serve this request now; try again."),
     Failure.CONFLICT: (409, "The change conflicts with data that exists already."),
+    Failure.STALE: (409, "It was changed or deleted meanwhile; read it again."),
     Failure.INVALID: (422, "The request holds a value that the database can't take."),
     Failure.TIMEOUT: (504, "The database took too long to answer."),
 }
