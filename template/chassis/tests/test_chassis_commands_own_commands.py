@@ -120,6 +120,7 @@ def test_the_log_names_the_database(caplog: pytest.LogCaptureFixture) -> None:
     add_sync(group := create_group())
     invoke(group, "greet")
     assert "sqlite:///data/app.db" in caplog.text
+    assert {record.name for record in caplog.records} == {"chassis.commands.service"}
 
 
 def add_query(group: click.Group, statement: str = "CREATE TABLE notes (id int)") -> None:
@@ -178,6 +179,19 @@ def test_a_bug_keeps_its_traceback() -> None:
     result = invoke(group, "query")
     assert result.exit_code == 1
     assert "no such column" in str(result.exception)
+
+
+def test_the_traceback_of_a_bug_has_nothing_else() -> None:
+    group = create_group()
+
+    @group.command()
+    @pass_settings
+    async def fail(settings: Settings) -> None:
+        raise LookupError("a bug")
+
+    error = invoke(group, "fail").exception
+    assert isinstance(error, LookupError)
+    assert error.__context__ is None
 
 
 def test_sigterm_ends_what_an_async_command_has_begun() -> None:

@@ -9,6 +9,7 @@ import click
 
 from ..db.address.settings import DatabaseSettings
 from ..db.address.urls import BackendName, parse_url
+from .service import log_database
 
 if TYPE_CHECKING:
     from ..db.migrations.authoring.scratch import StartServer
@@ -47,13 +48,6 @@ def check_service(
     with explain_command_errors():
         check_migrations(package, settings, engine=engine, start_server=start_server)
     logger.info("the migrations are in order")
-
-
-def log_database(settings: DatabaseSettings) -> None:
-    """Log which database the settings name, and what is doubtful about them."""
-    logger.info(settings.describe_database())
-    for warning in settings.database_warnings:
-        logger.warning(warning)
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from typing import Any, Concatenate, ParamSpec, cast
 import click
 
 from ..settings import ChassisSettings
-from .migrate import log_database
-from .service import ServiceReference, SettingsT, load_settings
+from .service import ServiceReference, SettingsT, load_settings, log_database
 
 Options = ParamSpec("Options")
 
@@ -53,12 +52,14 @@ def _run_coroutine(work: Coroutine[Any, Any, object]) -> object:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_cancel_on_sigterm(work))
-    work.close()
-    raise RuntimeError(
-        "an event loop runs here already; in an async test call the command in a thread: "
-        "await asyncio.to_thread(CliRunner().invoke, run, […], obj=settings)"
-    )
+        pass
+    else:
+        work.close()
+        raise RuntimeError(
+            "an event loop runs here already; in an async test call the command in a thread: "
+            "await asyncio.to_thread(CliRunner().invoke, run, […], obj=settings)"
+        )
+    return asyncio.run(_cancel_on_sigterm(work))
 
 
 async def _cancel_on_sigterm(work: Coroutine[Any, Any, object]) -> object:
