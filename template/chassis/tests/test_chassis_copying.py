@@ -23,7 +23,7 @@ from sqlalchemy import text
 from chassis import ChassisSettings
 from chassis.db import DatabaseSettings, DatabaseUnavailableError
 from chassis.db.copying.copy import CopyReport, copy_to_postgres
-from chassis.db.copying.encoder import RowEncoder, split_pieces
+from chassis.db.copying.encoder import split_pieces
 from chassis.db.copying.errors import CopyError
 from chassis.db.copying.source import open_source
 from chassis.db.migrations.connect import open_connection
@@ -181,7 +181,13 @@ DAMAGE = {
         "kinds.document: a NUL in a text of a JSON document"),
     "no member": ("UPDATE kinds SET color = 'RED' WHERE id = 1",
         "kinds.color: no member of the enum"),
-    "an array of texts": ("""UPDATE kinds SET numbers = '["x"]' WHERE id = 7""",
+    "an array of texts": ("""UPDATE kinds SET numbers = '["1"]' WHERE id = 7""",
+        "kinds.numbers: a list of other values than the array has in 1 row (id=7)"),
+    "an array of numbers": ("UPDATE kinds SET words = '[1]' WHERE id = 7",
+        "kinds.words: a list of other values than the array has in 1 row (id=7)"),
+    "an empty list in a list": ("UPDATE kinds SET numbers = '[[]]' WHERE id = 7",
+        "kinds.numbers: a list of other values than the array has in 1 row (id=7)"),
+    "lists of two lengths": ("UPDATE kinds SET numbers = '[[1], [2, 3]]' WHERE id = 7",
         r"kinds.numbers: no integer\[\] \(22P02\) in 1 row (id=7)"),
     "an orphan": ("UPDATE trees SET parent_id = 99999 WHERE id = 2",
         "trees.parent_id: no row of trees that it refers to (fk_trees_parent_id_trees) "
@@ -241,7 +247,8 @@ def test_constraints_that_sqlite_let_pass_are_found(move: Move) -> None:
         move.copy()
     assert [line.partition(";")[0] for line in str(caught.value).splitlines()[1:]] == [
         "  kinds.text: NULL in a column that must not be in 1 row (id=1)",
-        "  kinds.uuid: the same values twice, where uq_kinds_uuid is unique in 1 row (2 and 3)",
+        "  kinds.uuid: the same values twice, where uq_kinds_uuid is unique, in 2 rows "
+        "(id=2, id=3)",
         "  log: the CHECK ck_log_not_negative does not hold in 2 rows (rowid=1, rowid=2)",
     ]
 
@@ -376,7 +383,7 @@ from chassis.db.address.urls import parse_url
 from chassis.db.copying import copy, source
 
 package, here, there, last_step, chunks, seconds = sys.argv[1:]
-source._CHUNK_ROWS, copy._CHUNKS_IN_TRANSACTION = 50, 1
+source._CHUNK_ROWS, copy._ROWS_IN_TRANSACTION = 50, 10
 left = int(chunks)
 
 def kill():
@@ -542,7 +549,7 @@ def test_rows_that_the_target_gets_meanwhile_are_noticed(move: Move) -> None:
 
 def test_large_rows_are_not_gathered() -> None:
     pieces = iter([b"x" * 1_000_000 + b"\n"] * 10)
-    next(split_pieces(RowEncoder([]), pieces))
+    next(split_pieces(pieces))
     assert len(list(pieces)) == 9
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Collection
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol, TypedDict
 
 from ..address.settings import DatabaseSettings
@@ -12,16 +11,17 @@ from ..address.urls import DatabaseTarget
 from ..migrations.options import MigrationEnvironment
 from ..migrations.revisions import read_code_revisions
 from ..migrations.upgrade import upgrade
-from .checks import Advance, check_constraints, check_file, check_values
-from .encoder import Fingerprint, RowEncoder, split_pieces
+from .checks import Advance, Checker, check_file, find_rounded
+from .encoder import Fingerprint, split_pieces
 from .endpoints import find_file, find_revision, open_target
 from .errors import CopyError
 from .ledger import Ledger, find_model_sequences, write_sequence_values
 from .plan import CopyPlan, Findings, TablePair, plan_copy
+from .rehearsal import Rehearsal, name_columns
 from .source import SourceFile, SourceTable, open_source, quote_name
 from .target import Target
 
-_CHUNKS_IN_TRANSACTION = 25
+_ROWS_IN_TRANSACTION = 50_000
 
 
 class Track(Protocol):
@@ -98,6 +98,7 @@ class _Copy:
     ) -> None:
         self._source, self._target, self._track = source, target, track
         self._ledger = Ledger(target)
+        self._rehearsal = Rehearsal(target)
         self._models = environment.metadata
         self._version = (environment.version_table, revision)
         self._is_ours = self._ledger.exists
@@ -155,14 +156,18 @@ class _Copy:
         findings = Findings()
         check_file(self._source, findings)
         plan = plan_copy(self._source, self._target, findings, tables=tables, left_out=left_out)
+        self._rehearsal.create(plan.pairs)
+        checker = Checker(self._source, self._target, self._rehearsal, findings)
         total = sum(self._source.count(pair.source) for pair in plan.pairs)
         with self._track("checking", total) as advance:
             expected = {
-                pair.name: check_values(self._source, self._target, pair, findings, advance)
+                pair.name: checker.check_values(pair, advance)
                 for pair in plan.pairs
+                if pair.columns
             }
-        notes = check_constraints(self._source, self._target, plan, findings)
-        plan = CopyPlan(plan.pairs, (*plan.notes, *notes))
+            checker.check_constraints(plan)
+        rounded = [note for pair in plan.pairs for note in find_rounded(self._source, pair)]
+        plan = CopyPlan(plan.pairs, (*plan.notes, *rounded))
         self._source.refuse_change()
         if findings:
             self.clean_up(plan)
@@ -179,33 +184,22 @@ class _Copy:
 
     def copy_rows(self, plan: CopyPlan, expected: dict[str, Fingerprint]) -> None:
         """Copy what is not there, table by table, in transactions of some chunks of rows."""
-        self._source.trust_texts()
         self._ledger.begin(expected, self._version)
         state = self._ledger.read_tables()
         left = sum(found.rows - state[name].copied for name, found in expected.items())
         with self._track("copying", left) as advance:
             for pair in plan.pairs:
-                if state[pair.name].copied < expected[pair.name].rows:
-                    self._copy_table(pair, state[pair.name].copied, advance)
+                rows = expected[pair.name].rows
+                self._copy_table(pair, state[pair.name].copied, rows, advance)
 
-    def _copy_table(self, pair: TablePair, skip: int, advance: Advance) -> None:
-        encoder = RowEncoder(pair.columns)
-        names = ", ".join(quote_name(column.name) for column in pair.columns)
-        statement = f"COPY {quote_name(pair.name)} ({names}) FROM STDIN".encode()
-        chunks = self._source.read_chunks(
-            pair.source, pair.source_columns, unbounded=encoder.texts, skip=skip
-        )
-        written = -1
-        while written:
-            written = 0
-            with self._target.driver.transaction(), self._target.driver.cursor() as cursor:
-                with cursor.copy(statement) as copy:
-                    for rows in islice(chunks, _CHUNKS_IN_TRANSACTION):
-                        copy.write(encoder.encode(rows))
-                        written += len(rows)
-                self._ledger.add_copied(pair.name, written)
+    def _copy_table(self, pair: TablePair, done: int, rows: int, advance: Advance) -> None:
+        for after in range(done, rows, _ROWS_IN_TRANSACTION):
+            more = min(_ROWS_IN_TRANSACTION, rows - after)
+            with self._target.driver.transaction():
+                self._rehearsal.insert(pair, after, more)
+                self._ledger.add_copied(pair.name, more)
             self._source.refuse_change()
-            advance(written)
+            advance(more)
 
     def compare(self, plan: CopyPlan, expected: dict[str, Fingerprint]) -> None:
         """Read all rows again. Raise CopyError for tables that differ from the file's."""
@@ -224,12 +218,12 @@ class _Copy:
             )
 
     def _read_fingerprint(self, pair: TablePair, advance: Advance) -> Fingerprint:
-        encoder = RowEncoder(pair.columns)
-        names = ", ".join(quote_name(column.name) for column in pair.columns)
-        query = f"COPY (SELECT {names} FROM {quote_name(pair.name)}) TO STDOUT".encode()
+        query = (
+            f"COPY (SELECT {name_columns(pair)} FROM {quote_name(pair.name)}) TO STDOUT".encode()
+        )
         found = Fingerprint()
         with self._target.driver.cursor() as cursor, cursor.copy(query) as copy:
-            for lines in split_pieces(encoder, map(bytes, copy)):
+            for lines in split_pieces(map(bytes, copy)):
                 found = found.add(lines)
                 advance(len(lines))
         return found

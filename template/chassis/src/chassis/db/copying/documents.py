@@ -2,15 +2,19 @@
 
 import json
 import re
-from decimal import Context, Decimal
+from collections.abc import Callable
 from typing import Any
 
 from .errors import CORRECT, RefusedValueError, refuse_class
 
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_JSON_DECIMALS = Context(prec=20_000)
-_UNESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
-_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+# What the elements of an array may be; those of other types are for the server to know.
+_ELEMENTS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("_int2", "_int4", "_int8"), (int,)),
+    **dict.fromkeys(("_float4", "_float8", "_numeric"), (int, float)),
+    **dict.fromkeys(("_text", "_varchar"), (str,)),
+    "_bool": (bool,),
+}
 
 
 def convert_text(value: Any) -> str:
@@ -37,30 +41,31 @@ def convert_jsonb(value: Any) -> str:
     return text
 
 
-def convert_array(value: Any) -> str:
-    """Return a JSON list, which stands for an array in SQLite, as one of PostgreSQL's."""
-    found = _load_json(value)
-    if not isinstance(found, list):
-        raise RefusedValueError("no list in a column of arrays", CORRECT)
-    return _write_array(found)
+def create_array_converter(kind: str) -> Callable[[Any], str]:
+    """Return what converts a JSON list, which stands for an array in SQLite."""
+    elements = _ELEMENTS.get(kind, (int, float, str, bool))
 
+    def convert_array(value: Any) -> str:
+        found = _load_json(value)
+        if not isinstance(found, list):
+            raise RefusedValueError("no list in a column of arrays", CORRECT)
+        return write_array(found)
 
-def _write_array(values: list[Any]) -> str:
-    return "{" + ",".join(map(_write_element, values)) + "}"
+    def write_array(values: list[Any]) -> str:
+        return "{" + ",".join(map(write_element, values)) + "}"
 
-
-def _write_element(value: Any) -> str:
-    match value:
-        case None:
+    def write_element(value: Any) -> str:
+        if value is None:
             return "NULL"
-        case list():
-            return _write_array(value)
-        case bool():
-            return str(value).lower()
-        case str():
+        if isinstance(value, list) and value:
+            return write_array(value)
+        if type(value) not in elements:
+            raise RefusedValueError("a list of other values than the array has", CORRECT)
+        if isinstance(value, str):
             return '"' + re.sub(r'(["\\])', r"\\\1", convert_text(value)) + '"'
-        case _:
-            return _write_element(json.dumps(value))
+        return json.dumps(value)
+
+    return convert_array
 
 
 def _load_json(value: Any) -> Any:
@@ -81,20 +86,3 @@ def _load_json(value: Any) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(name)
-
-
-def canonicalise_json(field: bytes) -> bytes:
-    """Return the same text for all that jsonb holds alike: numbers by value, sorted keys."""
-    found = json.loads(unescape(field), parse_int=_mark_number, parse_float=_mark_number)
-    return json.dumps(found, sort_keys=True).encode()
-
-
-def _mark_number(text: str) -> dict[str, str]:
-    # No document of jsonb has a NUL in a key.
-    number = Decimal(text).normalize(_JSON_DECIMALS)
-    return {"\0": str(number if number else abs(number))}
-
-
-def unescape(field: bytes) -> bytes:
-    """Return the text of a field of COPY."""
-    return _ESCAPED.sub(lambda found: _UNESCAPES.get(found[1], found[1]), field)

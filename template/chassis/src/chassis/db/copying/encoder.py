@@ -6,22 +6,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-import psycopg
+from psycopg.errors import NumericValueOutOfRange
 
-from .errors import CORRECT, RefusedValueError
-from .source import Row
+from .errors import CORRECT, REFUSALS, RefusedValueError
 from .target import TargetColumn
-from .values import (
-    NULL,
-    Canonicalise,
-    create_converter,
-    escape,
-    find_canonical_form,
-    is_text,
-    is_written_alike,
-)
+from .values import NULL, create_converter, escape, is_text, is_written_alike
 
-# Returns how the server writes texts of a type; raises psycopg.Error if it refuses one.
+# Returns how the server writes texts of a type; raises one of REFUSALS.
 Normalise = Callable[[str, Sequence[str]], list[str]]
 
 _PIECES_BYTES = 200_000
@@ -46,99 +37,57 @@ class Fingerprint:
 
 
 class RowEncoder:
-    """Encodes the rows of one table."""
+    """Encodes the rows of one table, as PostgreSQL will write them."""
 
-    def __init__(self, columns: Sequence[TargetColumn]) -> None:
-        self.columns = columns
+    def __init__(self, columns: Sequence[TargetColumn], normalise: Normalise) -> None:
+        self._columns = columns
+        self._normalise = normalise
         self._converters = [create_converter(column) for column in columns]
         self.texts = [place for place, one in enumerate(columns) if is_text(one)]
         self._asked = [place for place, one in enumerate(columns) if not is_written_alike(one)]
-        forms = ((place, find_canonical_form(one)) for place, one in enumerate(columns))
-        self._forms = {place: form for place, form in forms if form is not None}
 
-    def encode(self, rows: Sequence[Row], normalise: Normalise | None = None) -> bytes:
-        """Return the lines of COPY; values of types that only the server knows, as it writes them.
+    def encode(self, rows: Sequence[Sequence[Any]], *, with_null: bool = False) -> bytes:
+        """Return the lines of COPY.
 
-        Raise RefusedValueError, UnicodeEncodeError or psycopg.Error for a value that is refused.
+        Raise RefusedValueError, UnicodeEncodeError or one of REFUSALS for a value that is refused.
         """
-        columns = zip(*rows, strict=True)
-        fields = [
-            self._encode_column(place, values, normalise)
-            for place, values in zip(range(len(self.columns)), columns, strict=False)
-        ]
-        return ("\n".join(map("\t".join, zip(*fields, strict=True))) + "\n").encode()
+        columns = zip(range(len(self._columns)), zip(*rows, strict=True), strict=False)
+        fields = [self._encode_column(place, values, with_null) for place, values in columns]
+        return "\n".join([*map("\t".join, zip(*fields, strict=True)), ""]).encode()
 
-    def split_lines(self, data: bytes) -> list[bytes]:
-        """Return the lines, each in a form that is the same for equal rows."""
-        lines = data[:-1].split(b"\n")
-        return [_apply_forms(line, self._forms) for line in lines] if self._forms else lines
+    def find_refusals(self, row: Sequence[Any]) -> Iterator[tuple[int, RefusedValueError]]:
+        """Yield the place of each value that PostgreSQL would refuse, and why."""
+        for place, column in enumerate(self._columns):
+            try:
+                self._encode_column(place, [row[place]], with_null=False)[0].encode()
+            except RefusedValueError as refusal:
+                yield place, refusal
+            except UnicodeEncodeError:
+                yield place, _NOT_UTF8
+            except NumericValueOutOfRange:
+                yield place, RefusedValueError("a number above the column's range", CORRECT)
+            except REFUSALS as error:
+                yield place, RefusedValueError(f"no {column.type} ({error.sqlstate})", CORRECT)
 
-    def find_refusals(
-        self, rows: Sequence[Row], normalise: Normalise
-    ) -> Iterator[tuple[Row, TargetColumn, RefusedValueError]]:
-        """Yield each value that PostgreSQL would refuse: its row, its column, and why."""
-        for place, column in enumerate(self.columns):
-            good: list[Row] = []
-            for row in rows:
-                if (refusal := self._find_refusal(place, row[place])) is not None:
-                    yield row, column, refusal
-                elif row[place] is not None:
-                    good.append(row)
-            if place in self._asked:
-                for row, refusal in self._find_refused_rows(place, good, normalise):
-                    yield row, column, refusal
-
-    def _encode_column(
-        self, place: int, values: Sequence[Any], normalise: Normalise | None
-    ) -> list[str]:
-        column, convert = self.columns[place], self._converters[place]
-        if column.is_not_null and None in values:
+    def _encode_column(self, place: int, values: Sequence[Any], with_null: bool) -> list[str]:
+        column, convert = self._columns[place], self._converters[place]
+        if column.is_not_null and None in values and not with_null:
             raise _NOT_NULL
-        if normalise is not None and place in self._asked:
+        if place in self._asked:
             texts = [convert(value) for value in values if value is not None]
-            written = iter(normalise(column.type, texts))
+            written = iter(self._normalise(column.type, texts))
             return [NULL if value is None else escape(next(written)) for value in values]
         if place in self.texts:
             return [NULL if value is None else escape(convert(value)) for value in values]
         return [NULL if value is None else convert(value) for value in values]
 
-    def _find_refusal(self, place: int, value: Any) -> RefusedValueError | None:
-        if value is None:
-            return _NOT_NULL if self.columns[place].is_not_null else None
-        try:
-            self._converters[place](value).encode()
-        except RefusedValueError as refusal:
-            return refusal
-        except UnicodeEncodeError:
-            return _NOT_UTF8
-        return None
 
-    def _find_refused_rows(
-        self, place: int, rows: Sequence[Row], normalise: Normalise
-    ) -> Iterator[tuple[Row, RefusedValueError]]:
-        """Yield the rows whose value the server refuses."""
-        column = self.columns[place]
-        try:
-            normalise(column.type, [self._converters[place](row[place]) for row in rows])
-        except psycopg.Error as error:
-            if len(rows) > 1:
-                middle = len(rows) // 2
-                yield from self._find_refused_rows(place, rows[:middle], normalise)
-                yield from self._find_refused_rows(place, rows[middle:], normalise)
-            else:
-                problem = f"no {column.type} ({error.diag.sqlstate})"
-                yield rows[0], RefusedValueError(problem, CORRECT)
+def split_lines(data: bytes) -> list[bytes]:
+    """Return the lines of COPY."""
+    return data[:-1].split(b"\n")
 
 
-def _apply_forms(line: bytes, forms: dict[int, Canonicalise]) -> bytes:
-    fields = line.split(b"\t")
-    for place, form in forms.items():
-        if fields[place] != b"\\N":
-            fields[place] = form(fields[place])
-    return b"\t".join(fields)
-
-
-def split_pieces(encoder: RowEncoder, pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
+def split_pieces(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Yield the lines that a server sends, many at a time; few that are large."""
     kept: list[bytes] = []
     size = 0
@@ -146,7 +95,7 @@ def split_pieces(encoder: RowEncoder, pieces: Iterable[bytes]) -> Iterator[list[
         kept.append(piece)
         size += len(piece)
         if size > _PIECES_BYTES:
-            yield encoder.split_lines(b"".join(kept))
+            yield split_lines(b"".join(kept))
             kept, size = [], 0
     if kept:
-        yield encoder.split_lines(b"".join(kept))
+        yield split_lines(b"".join(kept))

@@ -2,6 +2,11 @@
 
 from typing import Any
 
+import psycopg
+from psycopg.errors import ProgramLimitExceeded, StatementTooComplex
+
+# What the server says of a value that it does not take, and not of itself.
+REFUSALS = (psycopg.DataError, psycopg.IntegrityError, ProgramLimitExceeded, StatementTooComplex)
 CORRECT = "correct the value in the file"
 _CLASSES = {int: "an integer", float: "a fraction", str: "a text", bytes: "bytes"}
 

@@ -18,12 +18,11 @@ def create_moment_converter(has_zone: bool) -> Callable[[Any], str]:
                     "a moment with a time zone in a column without one",
                     f"{CORRECT}, or give the column timezone=True in a migration",
                 )
-            moment = moment.astimezone(UTC).replace(tzinfo=None)
-            written = moment.isoformat(" ")
-        else:
-            is_as_stored = len(value) == 26 and (value[7], value[10], value[19]) == ("-", " ", ".")
-            written = value if is_as_stored else moment.isoformat(" ")
-        written = _cut_zeros(written)
+            try:
+                moment = moment.astimezone(UTC).replace(tzinfo=None)
+            except OverflowError:
+                raise RefusedValueError("a moment that in UTC has no year", CORRECT) from None
+        written = _cut_zeros(moment.isoformat(" "))
         return f"{written}+00" if has_zone else written
 
     return convert_moment
@@ -43,7 +42,9 @@ def convert_time(value: Any) -> str:
 def convert_interval(value: Any) -> str:
     """Return the moment that far after 1970 as an interval."""
     moment = _parse_text(datetime.fromisoformat, value, "intervals")
-    length = moment.replace(tzinfo=None) - _INTERVAL_EPOCH
+    if moment.tzinfo is not None:
+        raise RefusedValueError("a moment with a time zone in a column of intervals", CORRECT)
+    length = moment - _INTERVAL_EPOCH
     days, rest = length.days, length - timedelta(days=length.days)
     clock = _cut_zeros((datetime.min + rest).time().isoformat())
     if not days:

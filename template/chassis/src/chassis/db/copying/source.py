@@ -48,10 +48,6 @@ class SourceFile:
         """Return the rows of a query on the snapshot."""
         return self._driver.execute(query, values).fetchall()
 
-    def trust_texts(self) -> None:
-        """Read texts faster, as all of them are known to be UTF-8."""
-        self._driver.text_factory = str
-
     def refuse_change(self) -> None:
         """Raise CopyError if the file was written to, or replaced, since it was opened."""
         if self._read_state() != self._state:
@@ -82,20 +78,16 @@ class SourceFile:
         self,
         table: SourceTable,
         columns: Sequence[str],
-        *,
         unbounded: Collection[int] = (),
-        skip: int = 0,
     ) -> Iterator[list[Row]]:
         """Yield the rows in their order: the columns, and the key after them.
 
         `unbounded` are the places of columns whose values may be large.
         """
-        selected = ", ".join(map(quote_name, (*columns, *table.key)))
-        order = ", ".join(map(quote_name, table.order))
-        query = f"SELECT {selected} FROM {quote_name(table.name)} ORDER BY {order}"
+        query = _write_query(table, (*columns, *table.key))
         rows: list[Row] = []
         size = 0
-        for row in self._driver.execute(f"{query} LIMIT -1 OFFSET {skip}"):
+        for row in self._driver.execute(query):
             rows.append(row)
             for place in unbounded:
                 if type(value := row[place]) in (str, bytes):
@@ -105,6 +97,14 @@ class SourceFile:
                 rows, size = [], 0
         if rows:
             yield rows
+
+    def read_key(self, table: SourceTable, number: int) -> Row:
+        """Return the key of a row, of which the first has the number 1."""
+        return self.read(f"{_write_query(table, table.key)} LIMIT 1 OFFSET {number - 1}")[0]
+
+    def read_damage(self) -> list[str]:
+        """Return what SQLite finds wrong with the file."""
+        return [line for (line,) in self.read("PRAGMA quick_check(100000)") if line != "ok"]
 
     def read_counters(self) -> dict[str, int]:
         """Return the last number that each AUTOINCREMENT table has given."""
@@ -152,6 +152,11 @@ def open_source(file: Path) -> Iterator[SourceFile]:
 def quote_name(name: str) -> str:
     """Return a name as both databases take it, whatever is in it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _write_query(table: SourceTable, columns: Sequence[str]) -> str:
+    selected, order = (", ".join(map(quote_name, names)) for names in (columns, table.order))
+    return f"SELECT {selected} FROM {quote_name(table.name)} ORDER BY {order}"
 
 
 def _open_read_only(file: Path) -> sqlite3.Connection:

@@ -29,24 +29,35 @@ _COLUMNS = f"""
     JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
     ORDER BY c.relname, a.attnum
 """
-_NAMES = """
-    ARRAY(SELECT a.attname::text FROM unnest({keys}) WITH ORDINALITY AS each(number, place)
-        JOIN pg_attribute a ON a.attrelid = {table} AND a.attnum = each.number ORDER BY each.place)
-"""
-_UNIQUE = f"""
-    SELECT c.relname, i.relname, {_NAMES.format(keys="x.indkey::int2[]", table="c.oid")},
+_INDEXES = f"""
+    SELECT c.relname, i.relname, ARRAY(SELECT pg_get_indexdef(i.oid, place, false)
+            FROM generate_series(1, x.indnkeyatts) AS place),
+        coalesce(pg_get_expr(x.indpred, c.oid), 'true'), x.indisunique,
         coalesce((to_jsonb(x) ->> 'indnullsnotdistinct')::boolean, false)
     {_OURS}
-    JOIN pg_index x ON x.indrelid = c.oid AND x.indisunique AND x.indpred IS NULL
-        AND x.indexprs IS NULL AND x.indnatts = x.indnkeyatts
+    JOIN pg_index x ON x.indrelid = c.oid
     JOIN pg_class i ON i.oid = x.indexrelid
+    JOIN pg_am m ON m.oid = i.relam AND m.amname = 'btree'
+    ORDER BY i.relname
+"""
+_CHECKS = f"""
+    SELECT c.relname, k.conname, pg_get_expr(k.conbin, c.oid)
+    {_OURS}
+    JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'c'
+    ORDER BY k.conname
+"""
+_NAMES = """
+    ARRAY(SELECT quote_ident(a.attname) FROM unnest({keys}) WITH ORDINALITY AS each(number, place)
+        JOIN pg_attribute a ON a.attrelid = {table} AND a.attnum = each.number ORDER BY each.place)
 """
 _FOREIGN_KEYS = f"""
     SELECT c.relname, k.conname, {_NAMES.format(keys="k.conkey", table="k.conrelid")},
         f.relname, {_NAMES.format(keys="k.confkey", table="k.confrelid")}
     {_OURS}
     JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0
+        AND k.convalidated
     JOIN pg_class f ON f.oid = k.confrelid
+    ORDER BY k.conname
 """
 _SEQUENCES = f"""
     SELECT c.relname, a.attname, s.oid::regclass::text
@@ -96,24 +107,26 @@ class TargetColumn:
 
 
 @dataclass(frozen=True)
-class UniqueKey:
-    """Columns whose values are unique; NULLs are, too, if they are not distinct."""
+class Index:
+    """A B-tree over `keys`, columns or expressions, of the rows that a predicate is true of."""
 
     table: str
     name: str
-    columns: tuple[str, ...]
+    keys: Sequence[str]
+    predicate: str
+    is_unique: bool
     nulls_not_distinct: bool
 
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """Columns that refer to those of a parent."""
+    """Columns that refer to those of a parent; their names are quoted."""
 
     table: str
     name: str
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     parent: str
-    parent_columns: tuple[str, ...]
+    parent_columns: Sequence[str]
 
 
 class Target:
@@ -140,18 +153,17 @@ class Target:
             tables.setdefault(table, []).append(TargetColumn(*facts))
         return tables
 
-    def read_unique_keys(self) -> list[UniqueKey]:
-        """Return primary keys, unique constraints and unique indexes, but for those of a part."""
-        return [
-            UniqueKey(t, name, tuple(names), nulls) for t, name, names, nulls in self.read(_UNIQUE)
-        ]
+    def read_indexes(self) -> list[Index]:
+        """Return the B-trees, also those of primary keys and unique constraints."""
+        return [Index(*facts) for facts in self.read(_INDEXES)]
+
+    def read_checks(self) -> list[tuple[str, str, str]]:
+        """Return table, name and condition of each CHECK."""
+        return self.read(_CHECKS)
 
     def read_foreign_keys(self) -> list[ForeignKey]:
-        """Return the foreign keys."""
-        return [
-            ForeignKey(table, name, tuple(names), parent, tuple(parent_names))
-            for table, name, names, parent, parent_names in self.read(_FOREIGN_KEYS)
-        ]
+        """Return the foreign keys that all rows must hold."""
+        return [ForeignKey(*facts) for facts in self.read(_FOREIGN_KEYS)]
 
     def read_sequences(self) -> list[SequenceOwner]:
         """Return table, column and sequence of each column that counts by itself."""

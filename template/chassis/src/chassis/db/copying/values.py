@@ -6,25 +6,27 @@ gives it back, so that both sides can be compared.
 """
 
 import re
-import struct
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
-from .documents import canonicalise_json, convert_array, convert_json, convert_jsonb, convert_text
+from .documents import convert_json, convert_jsonb, convert_text, create_array_converter
 from .errors import CORRECT, RefusedValueError, refuse_class
 from .moments import convert_date, convert_interval, convert_time, create_moment_converter
 from .target import TargetColumn
 
 Convert = Callable[[Any], str]
-Canonicalise = Callable[[bytes], bytes]
 
 NULL = "\\N"
 _SPECIAL = re.compile(r"[\\\n\t\r\b\f\v]")
 _ESCAPES = tuple(
     (one, f"\\{letter}") for one, letter in zip("\\\n\t\r\b\f\v", "\\ntrbfv", strict=True)
 )
+_DECIMAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{32}")
 _DECIMALS = Context(prec=1100)
+# Of a numeric without a precision, behind the point.
+_MOST_DIGITS = 16_000
 # More than this, in hexadecimal digits, is no field of PostgreSQL's.
 _MOST_BYTES = 500_000_000
 
@@ -46,14 +48,12 @@ def create_converter(column: TargetColumn) -> Convert:
             return _create_integer_converter(8 * int(column.kind[-1]))
         case "numeric":
             return _create_numeric_converter(column)
-        case "float4" | "float8":
-            return _create_float_converter(column.kind)
         case "varchar" | "bpchar":
             return _create_text_converter(column.kind, column.modifier - 4)
         case "timestamptz" | "timestamp":
             return create_moment_converter(column.kind == "timestamptz")
         case kind if kind.startswith("_"):
-            return convert_array
+            return create_array_converter(kind)
         case kind:
             return _CONVERTERS.get(kind, _convert_any)
 
@@ -70,18 +70,6 @@ def is_written_alike(column: TargetColumn) -> bool:
     if column.kind in ("time", "timestamp", "timestamptz", "interval"):
         return column.modifier == -1
     return column.is_enum or column.kind in _WRITTEN_ALIKE
-
-
-def find_canonical_form(column: TargetColumn) -> Canonicalise | None:
-    """Return what gives equal fields to equal values of a type that may be written in two ways."""
-    match column.kind:
-        case "float4" | "float8":
-            form = f">{'f' if column.kind == 'float4' else 'd'}"
-            return lambda field: struct.pack(form, float(field)).hex().encode()
-        case "jsonb":
-            return canonicalise_json
-        case _:
-            return None
 
 
 def _create_text_converter(kind: str, length: int) -> Convert:
@@ -135,21 +123,10 @@ def _convert_boolean(value: Any) -> str:
     return "t" if value else "f"
 
 
-def _create_float_converter(kind: str) -> Convert:
-    def convert_float(value: Any) -> str:
-        if type(value) not in (int, float):
-            raise refuse_class(value, "floats")
-        if kind == "float8":
-            return repr(float(value))
-        try:
-            return repr(struct.unpack(">f", struct.pack(">f", value))[0])
-        except OverflowError:
-            raise RefusedValueError(
-                "a number above the column's range",
-                f"{CORRECT}, or make the column a Double in a migration",
-            ) from None
-
-    return convert_float
+def _convert_float(value: Any) -> str:
+    if type(value) not in (int, float):
+        raise refuse_class(value, "floats")
+    return repr(float(value))
 
 
 def _create_numeric_converter(column: TargetColumn) -> Convert:
@@ -182,14 +159,12 @@ def _write_decimal(number: Decimal) -> str:
 
 
 def _read_decimal(value: Any) -> Decimal:
-    if type(value) not in (int, float, str):
+    is_number = type(value) in (int, float) or (type(value) is str and _DECIMAL.fullmatch(value))
+    if not is_number:
         raise refuse_class(value, "numbers")
-    try:
-        number = Decimal(repr(value) if type(value) is float else value)
-    except InvalidOperation:
-        raise refuse_class(value, "numbers") from None
-    if not number.is_finite():
-        raise RefusedValueError("infinity, or no number at all", CORRECT)
+    number = Decimal(repr(value) if type(value) is float else value)
+    if not number.is_finite() or abs(number.adjusted()) > _MOST_DIGITS:
+        raise RefusedValueError("infinity, or a number of too many digits", CORRECT)
     return number
 
 
@@ -202,11 +177,8 @@ def _convert_bytes(value: Any) -> str:
 
 
 def _convert_uuid(value: Any) -> str:
-    try:
-        digits = bytes.fromhex(value if len(value) == 32 else value.replace("-", "")).hex()
-    except (AttributeError, TypeError, ValueError):
-        digits = ""
-    if len(digits) != 32:
+    digits = value.replace("-", "").lower() if type(value) is str else ""
+    if not _UUID.fullmatch(digits):
         raise RefusedValueError("no UUID", CORRECT)
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
@@ -220,6 +192,8 @@ _CONVERTERS: dict[str, Convert] = {
     "bool": _convert_boolean,
     "bytea": _convert_bytes,
     "date": convert_date,
+    "float4": _convert_float,
+    "float8": _convert_float,
     "interval": convert_interval,
     "json": convert_json,
     "jsonb": convert_jsonb,
@@ -231,4 +205,4 @@ _PLAIN = {
     *("bool", "int2", "int4", "int8", "numeric", "float4", "float8", "uuid"),
     *("date", "time", "timestamp", "timestamptz", "interval"),
 }
-_WRITTEN_ALIKE = {*_CONVERTERS, *_PLAIN, "varchar", "bpchar"}
+_WRITTEN_ALIKE = {*_CONVERTERS, *_PLAIN, "varchar", "bpchar"} - {"float4", "float8", "jsonb"}
