@@ -38,7 +38,7 @@ ROOMS = (
     Room("src/chassis/http", 1550),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2480),
-    Room("src/chassis/db/address", 1540),
+    Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 630),
     Room("src/chassis/commands", 1930),

@@ -120,7 +120,7 @@ def test_the_log_names_the_database(caplog: pytest.LogCaptureFixture) -> None:
     add_sync(group := create_group())
     invoke(group, "greet")
     assert "sqlite:///data/app.db" in caplog.text
-    assert {record.name for record in caplog.records} == {"chassis.commands.service"}
+    assert {record.name for record in caplog.records} == {"chassis.db.address.log_lines"}
 
 
 def add_query(group: click.Group, statement: str = "CREATE TABLE notes (id int)") -> None:

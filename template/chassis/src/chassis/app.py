@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
+from .db.address.log_lines import log_database
 from .db.borrowed import describe_fallbacks
 from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
@@ -178,9 +179,7 @@ def _add_defaults(
 @asynccontextmanager
 async def _lifespan(app: _Application) -> AsyncIterator[Any]:
     settings: ChassisSettings = app.state.settings
-    logger.info(settings.describe_database())
-    for warning in settings.database_warnings:
-        logger.warning(warning)
+    log_database(settings)
     async with AsyncExitStack() as stack:
         stack.enter_context(watch_event_loop())
         plans = plan_routes(app.routes)

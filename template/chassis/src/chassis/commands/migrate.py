@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..db.address.log_lines import log_database
 from ..db.address.settings import DatabaseSettings
 from ..db.address.urls import BackendName, parse_url
-from .service import log_database
 
 if TYPE_CHECKING:
     from ..db.migrations.authoring.scratch import StartServer

@@ -10,8 +10,9 @@ from typing import Any, Concatenate, ParamSpec, cast
 
 import click
 
+from ..db.address.log_lines import log_database
 from ..settings import ChassisSettings
-from .service import ServiceReference, SettingsT, load_settings, log_database
+from .service import ServiceReference, SettingsT, load_settings
 
 Options = ParamSpec("Options")
 

@@ -1,6 +1,5 @@
 """The service that a command runs for: its factory, and its settings as a command reads them."""
 
-import logging
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,8 +11,6 @@ from ..db.address.settings import DatabaseSettings
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from .variables import explain, find_warnings
-
-logger = logging.getLogger(__name__)
 
 DatabaseSettingsT = TypeVar("DatabaseSettingsT", bound=DatabaseSettings)
 SettingsT = TypeVar("SettingsT", bound=ChassisSettings)
@@ -63,10 +60,3 @@ def print_warnings(settings: type[DatabaseSettings]) -> None:
         raise InvalidSettingsError(explain(error, settings)) from None
     for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)
-
-
-def log_database(settings: DatabaseSettings) -> None:
-    """Log which database the settings name, and what is doubtful about them."""
-    logger.info(settings.describe_database())
-    for warning in settings.database_warnings:
-        logger.warning(warning)
