@@ -21,7 +21,7 @@ from ..db.errors import (
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from ..versions import find_version
-from .migrate import check_service, migrate_service
+from .migrate import check_service, migrate_service, print_sql
 from .service import (
     InvalidSettingsError,
     ServiceReference,
@@ -148,7 +148,7 @@ def dev(service: ServiceReference, host: str | None, port: int | None) -> None:
     "--check",
     is_flag=True,
     help="Check the migrations instead, on scratch databases of SQLite and PostgreSQL: one head, "
-    "no drift, up, down and up again.",
+    "no drift, up, down and up again; and new ones for what hurts traffic.",
 )
 @click.option(
     "--database",
@@ -156,9 +156,27 @@ def dev(service: ServiceReference, host: str | None, port: int | None) -> None:
     help="Check on this one alone: sqlite, postgres (the embedded server of the test kit), or the "
     "postgresql:// URL of a server, with a role that may create databases.",
 )
+@click.option(
+    "--lint-after",
+    metavar="REVISION",
+    help="Lint the revisions after this one, base for all; else those that Git's main branch does "
+    "not have.",
+)
+@click.option("--sql", is_flag=True, help="Print the SQL instead, and run nothing.")
 @click.pass_obj
-def migrate(service: ServiceReference, wait: bool, check: bool, database: str | None) -> None:
+def migrate(
+    service: ServiceReference,
+    wait: bool,
+    check: bool,
+    database: str | None,
+    lint_after: str | None,
+    sql: bool,
+) -> None:
     """Bring the database's schema up to date."""
+    if lint_after is not None and not check:
+        raise click.UsageError("--lint-after is for --check: write migrate --check --lint-after …")
+    if sql and check:
+        raise click.UsageError("--sql and --check exclude each other: leave one out")
     if database is not None and not check:
         raise click.UsageError(
             "--database is for --check: write migrate --check --database …; what migrate works on "
@@ -168,7 +186,9 @@ def migrate(service: ServiceReference, wait: bool, check: bool, database: str | 
     configure_logging(LogOptions())
     settings = read_settings(DatabaseSettings)
     if check:
-        check_service(service.package, settings, database, wait=wait)
+        check_service(service.package, settings, database, wait=wait, lint_after=lint_after)
+    elif sql:
+        print_sql(service.package, settings)
     else:
         migrate_service(service.package, settings, wait=wait)
 

@@ -27,8 +27,21 @@ def migrate_service(package: str, settings: DatabaseSettings, *, wait: bool) -> 
     logger.info("the database's schema is up to date")
 
 
+def print_sql(package: str, settings: DatabaseSettings) -> None:
+    """Print the SQL that would run. Raises click.ClickException if a revision asks the database."""
+    from ..db.migrations.authoring.sql import write_sql
+
+    with explain_command_errors():
+        click.echo(write_sql(package, settings))
+
+
 def check_service(
-    package: str, settings: DatabaseSettings, database: str | None, *, wait: bool
+    package: str,
+    settings: DatabaseSettings,
+    database: str | None,
+    *,
+    wait: bool,
+    lint_after: str | None,
 ) -> None:
     """Check the migrations on scratch databases. Raises click.ClickException for what is wrong.
 
@@ -46,7 +59,14 @@ def check_service(
     if database not in ("sqlite", "postgres"):
         _prepare_database(settings, wait=wait)
     with explain_command_errors():
-        check_migrations(package, settings, engine=engine, start_server=start_server)
+        check_migrations(
+            package,
+            settings,
+            engine=engine,
+            start_server=start_server,
+            is_linted=True,
+            lint_after=lint_after,
+        )
     logger.info("the migrations are in order")
 
 

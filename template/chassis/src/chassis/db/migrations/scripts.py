@@ -60,13 +60,16 @@ def find_head(config: "Config") -> str:
     return heads[0]
 
 
-def run_environment(config: "Config", function: Callable[..., Any] | None = None) -> None:
+def run_environment(
+    config: "Config", function: Callable[..., Any] | None = None, *, as_sql: bool = False
+) -> None:
     """Run the service's `env.py`, and `function` in place of the revisions.
 
-    `function` is called with the database's heads and Alembic's MigrationContext.
+    `function` is called with the database's heads and Alembic's MigrationContext; `as_sql` opens
+    no database and writes statements to the configuration's `output_buffer`.
     """
     from alembic.runtime.environment import EnvironmentContext
 
     scripts = read_scripts(config)
-    with _ONE_AT_A_TIME, EnvironmentContext(config, scripts, fn=function):
+    with _ONE_AT_A_TIME, EnvironmentContext(config, scripts, fn=function, as_sql=as_sql):
         scripts.run_env()

@@ -32,6 +32,7 @@ from .failures import (
     find_long_names,
     note_long_names,
 )
+from .lint import lint_migrations
 from .scratch import Scratch, StartServer, embedded_scratch, postgres_scratch, sqlite_scratch
 
 logger = logging.getLogger(__name__)
@@ -43,11 +44,14 @@ def check_migrations(
     *,
     engine: BackendName | None = None,
     start_server: StartServer | None = None,
+    is_linted: bool = False,
+    lint_after: str | None = None,
 ) -> None:
     """Check that the migrations make what the models say, and go back, on SQLite and PostgreSQL.
 
     `engine` leaves the other one out. PostgreSQL is the server that `start_server` starts, else the
     configured one, else its SQL is made and not run. The configured database is left alone.
+    New revisions, those after `lint_after` if it is given, are linted for PostgreSQL if asked for.
     Raise alembic.util.CommandError for what is wrong, a line each, DatabaseSettingsError if no
     scratch database can be made.
     """
@@ -58,6 +62,8 @@ def check_migrations(
         )
     _load_migrations(alembic_config(package, settings), is_judged=engine in (None, configured))
     found: list[str] = []
+    if is_linted and engine != "sqlite":
+        found += map(str, lint_migrations(package, settings, lint_after))
     for backend in get_args(BackendName) if engine is None else (engine,):
         started = time.monotonic()
         scratch = _create_scratch_database(backend, settings, start_server)
