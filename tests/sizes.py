@@ -32,7 +32,7 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_160
+CORE = 10_190
 ROOMS = (
     Room("src/chassis", 620),
     Room("src/chassis/http", 1550),
@@ -41,7 +41,7 @@ ROOMS = (
     Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 630),
-    Room("src/chassis/commands", 1930),
+    Room("src/chassis/commands", 1975),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1520, in_core=False),
     Room("src/chassis/db/copying", 1770, in_core=False),
@@ -50,7 +50,8 @@ ROOMS = (
     Room("src/chassis/resources.py", 120, in_core=False),
     Room("src/chassis/idempotency", 420, in_core=False),
     # And these on a developer's machine or in CI.
-    Room("src/chassis/db/migrations/authoring", 2310, in_core=False),
+    Room("src/chassis/db/migrations/authoring", 2360, in_core=False),
+    Room("src/chassis/db/migrations/linting", 520, in_core=False),
     Room("src/chassis/testing", 480, in_core=False),
     Room("tools", 650, in_core=False),
     Room("docker", 30, in_core=False),

@@ -203,3 +203,10 @@ def test_a_fork_of_the_template_is_not_in_the_render(service: Path) -> None:
     """Nothing but the answers file names the place that the template came from."""
     for name, content in tree(service).items():
         assert name == ANSWERS_FILE or str(ROOT.parent).encode() + b"/" not in content, name
+
+
+def test_ci_knows_which_revisions_are_new(rendered: Render) -> None:
+    text = (rendered() / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    steps = yaml.safe_load(text)["jobs"]["check"]["steps"]
+    assert steps[0]["with"]["fetch-depth"] == 0
+    assert any("migrate --check" in step.get("run", "") for step in steps)

@@ -1,22 +1,24 @@
 """Dangerous migrations are found with the safe way, and the safe ways pass."""
 
+import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from textwrap import indent
-from typing import Any
+from textwrap import dedent, indent
 
 import pytest
 from alembic.util import CommandError
 from chassis_depot import Depot, written
-from chassis_stock import only_on
+from chassis_sample.__main__ import run
+from click.testing import CliRunner
 
 from chassis import ChassisSettings
-from chassis.db.migrations.authoring import lint
-from chassis.db.migrations.authoring.check import check_migrations
-from chassis.db.migrations.authoring.dangers import ALL_RULES, SQUAWK_RULES
-from chassis.db.migrations.authoring.lint import lint_migrations
-from chassis.db.migrations.authoring.squawk import find_squawk
+from chassis.db import DatabaseSettings
+from chassis.db.migrations.linting import findings
+from chassis.db.migrations.linting.dangers import ALL_RULES, SQUAWK_RULES
+from chassis.db.migrations.linting.findings import lint_migrations
+from chassis.db.migrations.linting.squawk import find_squawk
 from chassis.db.migrations.upgrade import upgrade
 
 needs_squawk = pytest.mark.skipif(find_squawk() is None, reason="squawk-cli has no wheel here")
@@ -371,7 +373,7 @@ def test_without_squawk_the_other_rules_run(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(lint, "find_squawk", lambda: None)
+    monkeypatch.setattr(findings, "find_squawk", lambda: None)
     add(depot, "2", "op.drop_table('orders')\nop.execute('SET lock_timeout = 0')")
 
     assert found(depot, settings) == ["lock-timeout-off, line 13"]
@@ -395,18 +397,45 @@ def test_on_github_findings_stand_at_their_line(
     assert capsys.readouterr().out.startswith(start)
 
 
-def test_the_check_of_migrations_lints_unless_postgres_is_left_out(
+def test_the_command_lints_unless_sqlite_alone_is_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str | None] = []
+
+    def lint(package: str, settings: DatabaseSettings, after: str | None) -> list[str]:
+        asked.append(after)
+        return ["2.py, line 1: a danger"]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(findings, "lint_migrations", lint)
+
+    # The sample's models have no tables, which is a fault of another kind.
+    invoke = partial(CliRunner().invoke, run)
+    invoke(["migrate", "--check", "--database", "sqlite"])
+    assert asked == []
+    result = invoke(["migrate", "--check", "--lint-after", "base"])
+    assert (result.exit_code, asked) == (1, ["base"])
+    assert "Error: 2.py, line 1: a danger\n" in result.stderr
+
+
+GUIDE = Path(__file__).parent.parent / "docs" / "migrations.md"
+
+
+@needs_squawk
+def test_the_revisions_of_the_guide_pass_one_after_another_and_run(
     depot: Depot, settings: ChassisSettings
 ) -> None:
-    only_on("sqlite", settings)
-    add(depot, "2", "pass  # lint: ignore")
+    section = GUIDE.read_text(encoding="utf-8").partition("## Dangerous migrations")[2]
+    add(depot, "2", "op.create_table('users', sa.Column('id', sa.Integer, primary_key=True))")
+    blocks = re.findall(r"```python\ndef upgrade\(\) -> None:\n(.*?)```", section, re.DOTALL)
+    for number, block in enumerate(blocks, 3):
+        add(depot, str(number), dedent(block))
 
-    def finds(**options: Any) -> bool:
-        # The models have no tables, which is a fault of another kind.
-        with pytest.raises(CommandError, match="remove_table") as caught:
-            check_migrations(depot.package, settings, is_linted=True, **options)
-        return "2.py, line 12: a lint comment has a rule and a reason" in str(caught.value)
+    assert len(blocks) == 6
+    assert found(depot, settings, "2") == []
+    upgrade(depot.package, settings)
 
-    assert finds(lint_after="1")
-    assert not finds(lint_after="2")
-    assert not finds(lint_after="1", engine="sqlite")
+
+@needs_squawk
+def test_the_guide_names_each_rule() -> None:
+    assert set(re.findall(r"`([a-z-]+)`", GUIDE.read_text(encoding="utf-8"))) >= ALL_RULES.keys()

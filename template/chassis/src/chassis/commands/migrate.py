@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -46,10 +47,12 @@ def check_service(
     """Check the migrations on scratch databases. Raises click.ClickException for what is wrong.
 
     `database` is what pytest's option takes. Without it both engines are judged, PostgreSQL on the
-    configured server if that is one.
+    configured server if that is one. New revisions are linted, unless SQLite alone is judged.
     """
     from ..db.migrations.authoring.check import check_migrations
+    from ..db.migrations.linting.findings import lint_migrations
 
+    lint = partial(lint_migrations, package, settings, lint_after)
     engine: BackendName | None = None
     start_server = None
     if database is not None:
@@ -64,8 +67,7 @@ def check_service(
             settings,
             engine=engine,
             start_server=start_server,
-            is_linted=True,
-            lint_after=lint_after,
+            lint=tuple if engine == "sqlite" else lint,
         )
     logger.info("the migrations are in order")
 

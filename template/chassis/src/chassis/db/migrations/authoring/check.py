@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from io import StringIO
@@ -32,7 +32,6 @@ from .failures import (
     find_long_names,
     note_long_names,
 )
-from .lint import lint_migrations
 from .scratch import Scratch, StartServer, embedded_scratch, postgres_scratch, sqlite_scratch
 
 logger = logging.getLogger(__name__)
@@ -44,14 +43,13 @@ def check_migrations(
     *,
     engine: BackendName | None = None,
     start_server: StartServer | None = None,
-    is_linted: bool = False,
-    lint_after: str | None = None,
+    lint: Callable[[], Iterable[object]] = tuple,
 ) -> None:
     """Check that the migrations make what the models say, and go back, on SQLite and PostgreSQL.
 
     `engine` leaves the other one out. PostgreSQL is the server that `start_server` starts, else the
     configured one, else its SQL is made and not run. The configured database is left alone.
-    New revisions, those after `lint_after` if it is given, are linted for PostgreSQL if asked for.
+    What `lint` returns is wrong as well; it is called when the revisions are known to load.
     Raise alembic.util.CommandError for what is wrong, a line each, DatabaseSettingsError if no
     scratch database can be made.
     """
@@ -61,9 +59,7 @@ def check_migrations(
             "APP_ALEMBIC_DATABASE_URL: only migrations of SQLite and PostgreSQL are checked"
         )
     _load_migrations(alembic_config(package, settings), is_judged=engine in (None, configured))
-    found: list[str] = []
-    if is_linted and engine != "sqlite":
-        found += map(str, lint_migrations(package, settings, lint_after))
+    found = [str(one) for one in lint()]
     for backend in get_args(BackendName) if engine is None else (engine,):
         started = time.monotonic()
         scratch = _create_scratch_database(backend, settings, start_server)

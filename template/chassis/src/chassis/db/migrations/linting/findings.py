@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...address.settings import DatabaseSettings
+from ..authoring.failures import describe_failure
 from ..scripts import alembic_config, read_revisions, read_scripts
 from .dangers import ALL_RULES, SQUAWK_RULES, Danger, drop_harmless, find_own_dangers
-from .failures import describe_failure
 from .new_revisions import find_new_revisions
 from .squawk import find_squawk, run_squawk
 from .statements import Statement, read_statements
