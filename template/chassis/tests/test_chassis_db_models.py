@@ -229,8 +229,9 @@ async def test_a_version_that_a_bulk_update_raised_is_known(session: AsyncSessio
 
 
 def test_a_version_of_its_own_stays() -> None:
-    class Stamped(Versioned, Apart):
+    class Stamped(Versioned, Base):
         __tablename__ = "stamped"
+        metadata = MetaData()
         id: Mapped[BigKey]
         stamp: Mapped[int] = mapped_column()
         __mapper_args__ = {"version_id_col": stamp}  # noqa: RUF012

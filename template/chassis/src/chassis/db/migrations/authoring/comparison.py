@@ -26,6 +26,7 @@ from sqlalchemy import (
     Column,
     Computed,
     DefaultClause,
+    Enum,
     MetaData,
     Table,
     inspect,
@@ -38,7 +39,7 @@ from sqlalchemy.schema import CreateTable, conv
 from ..sql_text import strip_casts, strip_parentheses
 from .catalogue import Place
 from .differences import Difference, find_differences, find_named, find_tables
-from .operations import DropIndex, RefusedOp
+from .operations import DropIndex, RefusedOp, SQLiteOps
 
 logger = logging.getLogger(__name__)
 
@@ -140,9 +141,13 @@ class _TableComparison:
             if one.made and one.made.name
         ]
         create: list[MigrateOperation] = []
+        made_with_column: list[MigrateOperation] = []
+        columns = {one.entry.name for one in by_kind.get("column", []) if one.made is None}
         for old, new in self._find_checks(table, by_kind.get("check", [])):
             drop += [DropConstraintOp.from_constraint(old)] if old is not None else []
-            create += [_create_check(table, new)] if new is not None else []
+            if new is not None:
+                steps = made_with_column if _is_made_by_type(new, columns) else create
+                steps.append(_create_check(table, new))
         create += [
             CreateIndexOp.from_index(find_named(table, "index", one.wanted.name))
             for one in indexes
@@ -154,6 +159,8 @@ class _TableComparison:
             if one.made and one.wanted
             for step in self._replace(find_named(table, "column", one.wanted.name), one)
         ]
+        if made_with_column:
+            replace.append(SQLiteOps(_modify_table(table, made_with_column)))
         return _modify_table(table, drop), [*replace, *_modify_table(table, create)]
 
     def _replace(self, column: Column[Any], difference: Difference) -> Iterator[MigrateOperation]:
@@ -227,6 +234,15 @@ def _alter_default(column: Column[Any], old: str | None) -> AlterColumnOp:
         existing_nullable=column.nullable,
         existing_server_default=None if old is None else DefaultClause(text(old)),
         modify_server_default=column.server_default,
+    )
+
+
+def _is_made_by_type(check: CheckConstraint, added: Container[str | None]) -> bool:
+    """Return whether PostgreSQL makes a CHECK with a new column, as that of an enum."""
+    types = [(column.name, column.type) for column in check.columns]
+    return any(
+        name in added and isinstance(kind, Enum) and str(check.name).endswith(str(kind.name))
+        for name, kind in types
     )
 
 

@@ -80,6 +80,10 @@ def render_refused_op(context: "AutogenContext", step: RefusedOp) -> str:
 class SQLiteOps(OpContainer):
     """Operations that only SQLite needs."""
 
+    def reverse(self) -> "SQLiteOps":
+        """Return what undoes them."""
+        return SQLiteOps([step.reverse() for step in reversed(self.ops)])
+
 
 @renderers.dispatch_for(SQLiteOps)
 def render_sqlite_ops(context: "AutogenContext", container: SQLiteOps) -> str:
