@@ -7,15 +7,32 @@ SQLite has no type for a date. It calculates with the year of its text, without 
 from datetime import date, time, timedelta
 from typing import Any
 
-from sqlalchemy import BinaryExpression, Cast, Column, Date, DateTime, Interval, Time
+from sqlalchemy import (
+    BinaryExpression,
+    Cast,
+    Column,
+    Date,
+    DateTime,
+    Float,
+    FunctionFilter,
+    Grouping,
+    Integer,
+    Interval,
+    Numeric,
+    Table,
+    Time,
+)
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteDDLCompiler, SQLiteTypeCompiler
 from sqlalchemy.exc import CompileError
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import functions, operators
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 # In the format of a datetime that Python stores, else the same moment is not equal to itself.
 NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 _ARITHMETIC = (operators.add, operators.sub, operators.mul, operators.truediv)
+_DOUBLE_DIGITS = 15
+# Times a sum of one digit more than a double holds, it is above 64 bits.
+_OVERFLOW = 2**63 // 10**_DOUBLE_DIGITS
 _TIMES = (date, time, timedelta)
 _ADVICE = "do it in Python, as in datetime.now(UTC) - timedelta(days=30)"
 
@@ -43,6 +60,34 @@ class ChassisSQLiteCompiler(SQLiteCompiler):
             raise CompileError(f"SQLite can't cast to {type(cast.type).__name__}: {_ADVICE}")
         written: str = super().visit_cast(cast, **options)  # type: ignore[no-untyped-call]
         return written
+
+    def visit_sum_func(self, fn: Any, whole: Any = None, **options: Any) -> str:
+        """Add the amounts of a Numeric as integers of its smallest unit: doubles lose cents.
+
+        A sum of more than 15 digits, which no double holds, is an integer overflow.
+        """
+        scale = _find_exact_scale(fn)
+        if scale is None:
+            return f"sum{self.function_argspec(fn, **options)}"
+        amount = self.process(fn.clauses, **options)
+        total = f"sum(CAST(round(({amount}) * {10**scale}) AS INTEGER) * {_OVERFLOW})"
+        return total if whole is fn else _divide(total, scale)
+
+    def visit_over(self, over: Any, **options: Any) -> str:
+        return self._visit_around(super().visit_over, over, over.element, options)
+
+    def visit_funcfilter(self, funcfilter: Any, **options: Any) -> str:
+        return self._visit_around(super().visit_funcfilter, funcfilter, funcfilter.func, options)
+
+    def _visit_around(self, visit: Any, outer: Any, inner: Any, options: dict[str, Any]) -> str:
+        """Write a window or a filter, and divide the sum in it after it, unless a window will."""
+        is_inside = options.pop("whole", None) is outer
+        function = inner.func if isinstance(inner, FunctionFilter) else inner
+        scale = _find_exact_scale(function) if isinstance(function, functions.sum) else None
+        if scale is None:
+            return str(visit(outer, **options))
+        written: str = visit(outer, whole=inner, **options)
+        return written if is_inside else _divide(written, scale)
 
 
 class ChassisSQLiteDDLCompiler(SQLiteDDLCompiler):
@@ -73,6 +118,37 @@ class ChassisSQLiteTypeCompiler(SQLiteTypeCompiler):
         return "INTEGER"
 
     visit_SMALLINT = visit_BIGINT  # noqa: N815
+
+
+def _divide(total: str, scale: int) -> str:
+    return f"({total} / {_OVERFLOW} / {10**scale}.0)"
+
+
+def _find_exact_scale(fn: Any) -> int | None:
+    """Return the decimals of a sum, if all that is added has as many, and a double holds it."""
+    kind = _implementation(fn.type)
+    if not isinstance(kind, Numeric) or isinstance(kind, Float) or kind.scale is None:
+        return None
+    return kind.scale if all(_has_scale(each, kind.scale) for each in fn.clauses) else None
+
+
+def _has_scale(term: Any, scale: int) -> bool:
+    """Return whether a term is of columns of that scale and of integers, which keep it."""
+    if isinstance(term, Grouping):
+        return _has_scale(term.element, scale)
+    kind = _implementation(term.type)
+    if isinstance(kind, Integer):
+        return True
+    if isinstance(term, BinaryExpression):
+        sides = (term.left, term.right)
+        is_multiple = term.operator is operators.mul and any(
+            isinstance(_implementation(side.type), Integer) for side in sides
+        )
+        is_kept = is_multiple or term.operator in (operators.add, operators.sub)
+        return is_kept and all(_has_scale(side, scale) for side in sides)
+    is_column = all(isinstance(getattr(each, "table", None), Table) for each in term.base_columns)
+    is_held = isinstance(kind, Numeric) and (kind.precision or _DOUBLE_DIGITS + 1) <= _DOUBLE_DIGITS
+    return is_column and is_held and kind.scale == scale
 
 
 def _is_time(kind: TypeEngine[Any]) -> bool:
