@@ -32,7 +32,7 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_190
+CORE = 10_280
 ROOMS = (
     Room("src/chassis", 620),
     Room("src/chassis/http", 1550),
@@ -40,7 +40,7 @@ ROOMS = (
     Room("src/chassis/db", 2480),
     Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
-    Room("src/chassis/db/sqlite", 630),
+    Room("src/chassis/db/sqlite", 700),
     Room("src/chassis/commands", 1975),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1520, in_core=False),
@@ -50,7 +50,7 @@ ROOMS = (
     Room("src/chassis/resources.py", 120, in_core=False),
     Room("src/chassis/idempotency", 420, in_core=False),
     # And these on a developer's machine or in CI.
-    Room("src/chassis/db/migrations/authoring", 2360, in_core=False),
+    Room("src/chassis/db/migrations/authoring", 2380, in_core=False),
     Room("src/chassis/db/migrations/linting", 520, in_core=False),
     Room("src/chassis/testing", 480, in_core=False),
     Room("tools", 650, in_core=False),
