@@ -73,7 +73,9 @@ def large_amounts(number: int) -> list[Decimal]:
     return [Decimal(chance.randrange(10**12)).scaleb(-2) for _ in range(number)]
 
 
-@pytest.mark.parametrize("amounts", [large_amounts(1000), [Decimal("0.1")] * 10, [Decimal("-0.07")]])
+@pytest.mark.parametrize(
+    "amounts", [large_amounts(1000), [Decimal("0.1")] * 10, [Decimal("-0.07")]]
+)
 async def test_a_sum_has_every_cent(session: AsyncSession, amounts: list[Decimal]) -> None:
     await fill(session, amounts)
     total = await session.scalar(select(func.sum(P.amount)))
