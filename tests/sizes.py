@@ -40,7 +40,7 @@ ROOMS = (
     Room("src/chassis/db", 2480),
     Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
-    Room("src/chassis/db/sqlite", 700),
+    Room("src/chassis/db/sqlite", 710),
     Room("src/chassis/commands", 1975),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1520, in_core=False),

@@ -147,8 +147,9 @@ def _has_scale(term: Any, scale: int) -> bool:
         is_kept = is_multiple or term.operator in (operators.add, operators.sub)
         return is_kept and all(_has_scale(side, scale) for side in sides)
     is_column = all(isinstance(getattr(each, "table", None), Table) for each in term.base_columns)
-    is_held = isinstance(kind, Numeric) and (kind.precision or _DOUBLE_DIGITS + 1) <= _DOUBLE_DIGITS
-    return is_column and is_held and kind.scale == scale
+    if not is_column or not isinstance(kind, Numeric):
+        return False
+    return kind.scale == scale and (kind.precision or _DOUBLE_DIGITS + 1) <= _DOUBLE_DIGITS
 
 
 def _is_time(kind: TypeEngine[Any]) -> bool:
