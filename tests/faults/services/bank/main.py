@@ -1,12 +1,18 @@
 """The application: routes that do right, and some that go wrong in a way of their own."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
 
 from chassis import ChassisSettings, create_app
 from chassis.db import DbReadSession, DbSession, session_scope
-from fastapi import APIRouter, BackgroundTasks, FastAPI, Request
+from chassis.idempotency import Idempotency, idempotency
+from fastapi import APIRouter, BackgroundTasks, FastAPI, Request, Response
 from sqlalchemy import func, insert, select, text, update
 
 from .models import Account, Entry
@@ -21,6 +27,7 @@ class Settings(ChassisSettings):
     mail_api_key: str = ""
 
 
+Once = Annotated[Idempotency, idempotency(caller=None)]
 router = APIRouter()
 
 
@@ -42,6 +49,40 @@ async def answer_early(name: str, request: Request, tasks: BackgroundTasks) -> N
             await session.commit()
 
     tasks.add_task(commit)
+
+
+@router.post("/orders/{name}", status_code=201)
+async def place_order(name: str, crash: Path, session: DbSession, once: Once) -> Response:
+    """Keep an order and its answer; die between the commit and the answer, if that was asked."""
+    entry = Entry(name=f"{name}-{uuid4().hex}")
+    session.add(entry)
+    answer = await once.commit({"name": entry.name})
+    die_if_asked(crash)
+    return answer
+
+
+@router.post("/apart/{name}", status_code=201)
+async def keep_the_key_apart(name: str, crash: Path, request: Request, once: Once) -> Response:
+    """Keep the key by a commit of its own, and the order after it."""
+    entry = Entry(name=f"{name}-{uuid4().hex}")
+    answer = await once.commit({"name": entry.name})
+    die_if_asked(crash)
+
+    async def commit() -> None:
+        async with session_scope(request.app.state.sessions.write) as session:
+            session.add(entry)
+            await session.commit()
+
+    # On SQLite a task has one session that writes.
+    await asyncio.create_task(commit())
+    return answer
+
+
+def die_if_asked(crash: Path) -> None:
+    """End this process as nothing can prevent, the first time."""
+    with suppress(FileNotFoundError):
+        crash.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @router.get("/entries")

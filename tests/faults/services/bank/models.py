@@ -1,6 +1,7 @@
 """What is kept: entries, each under a name of its own, and accounts."""
 
 from chassis.db import Base
+from chassis.idempotency import IdempotencyKey as IdempotencyKey
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
