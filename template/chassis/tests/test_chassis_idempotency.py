@@ -16,13 +16,22 @@ from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel
 from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import ChassisSettings, problem_response
 from chassis.db import DbSession
 from chassis.db.errors import SessionPlanError
 from chassis.db.sessions import session_scope
 from chassis.http.problems import MEDIA_TYPE
-from chassis.idempotency import Idempotency, IdempotencyError, IdempotencyKey, idempotency
+from chassis.idempotency import (
+    Idempotency,
+    IdempotencyError,
+    IdempotencyKey,
+    IdempotentTransaction,
+    idempotency,
+    idempotent_transaction,
+)
 from chassis.idempotency.answers import MAX_ANSWER_BYTES
 
 pytestmark = pytest.mark.anyio
@@ -552,3 +561,83 @@ def test_a_service_without_it_imports_nothing_of_it() -> None:
     )
     assert "chassis.app" in done.stdout
     assert "chassis.idempotency" not in done.stdout
+
+
+Again = Annotated[IdempotentTransaction, idempotent_transaction(caller=find_user)]
+
+
+def create_transactions() -> APIRouter:
+    """Build routes whose transaction runs again."""
+    attempts: dict[str, int] = {}
+    repeated = APIRouter()
+
+    @repeated.post("/repeated", status_code=201)
+    async def add_again(once: Again) -> Response:
+        async def add(session: AsyncSession) -> int:
+            attempts["all"] = attempts.get("all", 0) + 1
+            session.add(Item())
+            await session.flush()
+            if attempts["all"] == 1:
+                raise DBAPIError("", (), SerializationError())
+            return attempts["all"]
+
+        return await once.run(add)
+
+    @repeated.post("/counted/{name}")
+    async def add_if_few(name: str, once: Again) -> Response:
+        async def add(session: AsyncSession) -> int:
+            found = await session.scalar(select(func.count()).select_from(Item)) or 0
+            if found < 3:
+                session.add(Item(name=name))
+            return found
+
+        return await once.run(add, serializable=True)
+
+    @repeated.post("/hasty")
+    async def commit_within(once: Again) -> Response:
+        async def add(session: AsyncSession) -> None:
+            session.add(Item())
+            await session.commit()
+
+        return await once.run(add)
+
+    return repeated
+
+
+class SerializationError(Exception):
+    sqlstate = "40001"
+
+
+async def test_a_transaction_that_runs_again_has_one_answer(settings: ChassisSettings) -> None:
+    create_tables(settings)
+    app = create_stock(settings, create_transactions())
+    async with started(app) as http:
+        first = await http.post("/repeated", headers=KEY)
+        again = await http.post("/repeated", headers=KEY)
+        assert (first.status_code, first.json()) == (201, 2)
+        assert (again.status_code, again.json()) == (201, 2)
+        assert again.headers["idempotent-replayed"] == "true"
+        assert (await http.post("/repeated")).status_code == 400
+        assert await count(app) == await count(app, IdempotencyKey) == 1
+        assert "commits without its answer" in await bug_of(app, "/hasty")
+
+
+async def test_serializable_transactions_hold_their_rule(settings: ChassisSettings) -> None:
+    create_tables(settings)
+    app = create_stock(settings, create_transactions())
+    async with started(app) as http:
+
+        async def add(number: int) -> int:
+            while True:
+                answer = await http.post(f"/counted/{number}", headers=key_of(number))
+                if answer.status_code == 200:
+                    return len(answer.content)
+                assert answer.status_code == 503, answer.text
+
+        await asyncio.gather(*map(add, [*range(20)]))
+        assert await count(app) == 3
+        assert await count(app, IdempotencyKey) == 20
+
+
+def key_of(number: int) -> dict[str, str]:
+    return {"Idempotency-Key": f"key-{number}"}

@@ -1,6 +1,6 @@
 """The dependency by which a route serves a request once, and the commit of its handler."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -13,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from ..db.errors import is_missing_table
-from ..db.request_sessions import DbSession
+from ..db.request_sessions import DbSession, DbSessions
+from ..db.sessions import Sessions
+from ..db.transaction import run_transaction
 from ..http.responses import EarlyResponse
 from .answers import describe_response, make_response, replay_response
 from .model import IdempotencyKey
@@ -27,11 +29,14 @@ from .requests import (
     refuse_key,
 )
 
+FindCaller = Callable[..., object]
+
 # Of each database, the requests that this process serves: a second one need not ask the database.
-_RUNNING: set[tuple[Any, str]] = set()
+_RUNNING: set[tuple[object, str | None]] = set()
 
 _TABLE = IdempotencyKey.metadata.tables["idempotency_keys"]
 _FIND = select(_TABLE).where(_TABLE.c.digest == bindparam("digest"))
+_DELETE = delete(_TABLE).where(_TABLE.c.digest == bindparam("digest"))
 _LOCK = select(func.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger)))
 # As many as keep the table from growing, and few enough for a request to do; never waits.
 _OUTDATED = (
@@ -59,7 +64,7 @@ class Idempotency:
         self._request = request
         self._response = response
         self._identity = identity
-        self._is_committing = False
+        self._may_commit = False
 
     async def commit(self, answer: Any = None) -> Response:
         """Commit what was written and the answer to it, at once; return its response.
@@ -67,93 +72,146 @@ class Idempotency:
         The answer is what a handler returns otherwise, or a response of its own below 500. Raise
         IdempotencyError for one that can't be kept: nothing is committed then.
         """
-        await self._session.flush()
-        response = make_response(answer, self._request, self._response)
-        if self._identity is not None:
-            await self._keep(self._identity, response)
-        self._is_committing = True
+        response = await self.keep(answer)
         try:
             await self._session.commit()
         finally:
-            self._is_committing = False
+            self._may_commit = False
         return response
 
-    async def find_answer(self, identity: RequestIdentity) -> Response | None:
-        """Return the answer that is kept for a request, if there is one that is not too old.
+    async def keep(self, answer: Any) -> Response:
+        """Write the answer beside what was written, without the commit; return its response."""
+        await self._session.flush()
+        response = make_response(answer, self._request, self._response)
+        if self._identity is not None:
+            kept = describe_response(response) | self._identity._asdict()
+            try:
+                await self._session.execute(insert(_TABLE), kept | {"created_at": _now()})
+            except IntegrityError as error:
+                # Another process was faster: there is no lock, or a rollback has released it.
+                raise refuse_concurrent_request() from error
+            await self._session.execute(_DELETE_OUTDATED, {"oldest": self._oldest})
+        self._may_commit = True
+        return response
+
+    async def begin(self) -> Response | None:
+        """Return the answer that is kept, if there is one; else refuse to commit without one.
 
         Raise ProblemError if the key was sent with another request, or is in use.
         """
+        if self._identity is None:
+            return None
+        event.listen(self._session.sync_session, "before_commit", self._refuse_commit)
         if self._session.get_bind().dialect.name == "postgresql":
-            lock = int.from_bytes(bytes.fromhex(identity.digest[:16]), signed=True)
+            lock = int.from_bytes(bytes.fromhex(self._identity.digest[:16]), signed=True)
             if not await self._session.scalar(_LOCK, {"lock": lock}):
                 raise refuse_concurrent_request()
         # After the lock: a statement sees what was committed before it began.
-        found = await self._session.execute(_FIND, {"digest": identity.digest})
-        kept = found.mappings().one_or_none()
+        digest = {"digest": self._identity.digest}
+        kept = (await self._session.execute(_FIND, digest)).mappings().one_or_none()
         if kept is None:
             return None
         if kept["created_at"] < self._oldest:
-            await self._session.execute(delete(_TABLE).where(_TABLE.c.digest == identity.digest))
+            await self._session.execute(_DELETE, digest)
             return None
-        if kept["fingerprint"] != identity.fingerprint:
+        if kept["fingerprint"] != self._identity.fingerprint:
             message = f"This {HEADER} was sent with another request: use a new one for this."
             raise refuse_key(422, "idempotency_key_reused", message)
+        self._may_commit = True
         return replay_response(kept)
-
-    def refuse_other_commits(self) -> None:
-        """Raise IdempotencyError for a commit without the answer: a retry would do it again."""
-
-        @event.listens_for(self._session.sync_session, "before_commit")
-        def refuse_commit_without_answer(session: Session) -> None:
-            if not self._is_committing and not session.in_nested_transaction():
-                raise IdempotencyError(
-                    f"{self._request.scope['chassis'].name} commits without its answer, and would "
-                    "do its work again when it is sent again: await once.commit(answer)"
-                )
 
     @property
     def _oldest(self) -> datetime:
         hours = self._request.scope["chassis"].settings.http_idempotency_hours
-        return datetime.now(UTC) - timedelta(hours=hours)
+        return _now() - timedelta(hours=hours)
 
-    async def _keep(self, identity: RequestIdentity, response: Response) -> None:
-        row = describe_response(response) | identity._asdict() | {"created_at": datetime.now(UTC)}
-        try:
-            await self._session.execute(insert(_TABLE), row)
-        except IntegrityError as error:
-            # Another process was faster where there is no lock, or a rollback has released it.
-            raise refuse_concurrent_request() from error
-        await self._session.execute(_DELETE_OUTDATED, {"oldest": self._oldest})
+    def _refuse_commit(self, session: Session) -> None:
+        if not self._may_commit and not session.in_nested_transaction():
+            raise IdempotencyError(
+                f"{self._request.scope['chassis'].name} commits without its answer, and would do "
+                "its work again when it is sent again: return await once.commit(answer)"
+            )
 
 
-def idempotency(*, caller: Callable[..., object] | None, required: bool = True) -> Depends:
+class IdempotentTransaction:
+    """A request that is served once, in a transaction that may have to run again."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        request: Request,
+        response: Response,
+        identity: RequestIdentity | None,
+    ) -> None:
+        self._sessions = sessions
+        self._request = (request, response, identity)
+
+    async def run(
+        self, work: Callable[[AsyncSession], Awaitable[Any]], *, serializable: bool = False
+    ) -> Response:
+        """Run `work` as `run_transaction` does, and commit with it what it returns, the answer."""
+
+        async def answer_once(session: AsyncSession) -> Response:
+            once = Idempotency(session, *self._request)
+            return await once.begin() or await once.keep(await work(session))
+
+        return await run_transaction(self._sessions.write, answer_once, serializable=serializable)
+
+
+def idempotency(*, caller: FindCaller | None, required: bool = True) -> Depends:
     """Return the dependency of a handler: `Once = Annotated[Idempotency, idempotency(caller=…)]`.
 
     `caller` is a dependency that returns the id of who sends the request, a str, int or UUID: the
     keys of one have nothing to do with those of another. With None all share theirs. A request
     without a key is a 400, or if none is required, served like any other.
     """
+    identify = _create_identification(caller, required=required)
 
     async def open_idempotency(
         request: Request,
         response: Response,
-        caller_id: Annotated[object, Depends(caller or _name_everyone)],
-        key: Annotated[str | None, Depends(KeyHeader(required=required))],
+        identity: Annotated[RequestIdentity | None, Depends(identify)],
         session: DbSession,
     ) -> AsyncIterator[Idempotency]:
-        if key is None:
-            yield Idempotency(session, request, response, None)
-            return
-        identity = await identify_request(request, caller_id, key)
         once = Idempotency(session, request, response, identity)
-        with _serving(session.get_bind(), identity), _explaining_missing_table():
-            kept = await once.find_answer(identity)
-            if kept is not None:
+        with _serving(session.get_bind(), identity):
+            if (kept := await once.begin()) is not None:
                 raise EarlyResponse(kept)
-            once.refuse_other_commits()
             yield once
 
     return Depends(open_idempotency, scope="function")
+
+
+def idempotent_transaction(*, caller: FindCaller | None, required: bool = True) -> Depends:
+    """Return the dependency of a handler that ends with `return await once.run(work)`.
+
+    Its type is IdempotentTransaction, its arguments are those of `idempotency`.
+    """
+    identify = _create_identification(caller, required=required)
+
+    async def open_transaction(
+        request: Request,
+        response: Response,
+        identity: Annotated[RequestIdentity | None, Depends(identify)],
+        sessions: DbSessions,
+    ) -> AsyncIterator[IdempotentTransaction]:
+        with _serving(sessions.engines["write"], identity):
+            yield IdempotentTransaction(sessions, request, response, identity)
+
+    return Depends(open_transaction, scope="function")
+
+
+def _create_identification(
+    caller: FindCaller | None, *, required: bool
+) -> Callable[..., Awaitable[RequestIdentity | None]]:
+    async def identify(
+        request: Request,
+        caller_id: Annotated[object, Depends(caller or _name_everyone)],
+        key: Annotated[str | None, Depends(KeyHeader(required=required))],
+    ) -> RequestIdentity | None:
+        return None if key is None else await identify_request(request, caller_id, key)
+
+    return identify
 
 
 async def _name_everyone() -> str:
@@ -161,20 +219,12 @@ async def _name_everyone() -> str:
 
 
 @contextmanager
-def _serving(engine: Any, identity: RequestIdentity) -> Iterator[None]:
-    """Refuse another request of the same key while this one is served."""
-    running = (engine, identity.digest)
-    if running in _RUNNING:
+def _serving(engine: object, identity: RequestIdentity | None) -> Iterator[None]:
+    """Refuse a second request of the same key meanwhile; say what to do if there is no table."""
+    running = (engine, identity and identity.digest)
+    if identity is not None and running in _RUNNING:
         raise refuse_concurrent_request()
     _RUNNING.add(running)
-    try:
-        yield
-    finally:
-        _RUNNING.discard(running)
-
-
-@contextmanager
-def _explaining_missing_table() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
@@ -184,3 +234,9 @@ def _explaining_missing_table() -> Iterator[None]:
                 "models/__init__.py, autogenerate a revision and migrate"
             ) from error
         raise
+    finally:
+        _RUNNING.discard(running)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
