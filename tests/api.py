@@ -31,6 +31,7 @@ MODULES = (
     "chassis.db.models",
     "chassis.fields",
     "chassis.idempotency",
+    "chassis.pages",
     "chassis.resources",
     "chassis.testing",
 )

@@ -384,7 +384,14 @@ async def test_cors_lets_through_what_the_chassis_itself_uses(
 
     assert preflight.status_code == 200
     exposed = answer.headers["access-control-expose-headers"].split(", ")
-    assert exposed == [id_header, "ETag", "Retry-After", "WWW-Authenticate"]
+    assert exposed == [
+        id_header,
+        "ETag",
+        "Idempotent-Replayed",
+        "Link",
+        "Retry-After",
+        "WWW-Authenticate",
+    ]
 
 
 @pytest.mark.parametrize(

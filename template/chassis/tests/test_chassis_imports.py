@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": {"db", "versions", *SERVING},
     # A part: nothing imports it but the service.
     "idempotency": {"db", "http"},
+    "pages": {"db"},
     "resources": {"http"},
     "commands": {"app", "db", "testing", "versions", *SERVING},
     "testing": {"app", "db", *SERVING},

@@ -6,7 +6,7 @@ Headers = list[tuple[bytes, bytes]]
 
 # What the chassis reads and writes besides the request id: for scripts of other origins, too.
 SENT_HEADERS = ("Idempotency-Key", "If-Match", "traceparent")
-ANSWERED_HEADERS = ("ETag", "Idempotent-Replayed", "Retry-After", "WWW-Authenticate")
+ANSWERED_HEADERS = ("ETag", "Idempotent-Replayed", "Link", "Retry-After", "WWW-Authenticate")
 
 # A header that the application sets itself is never replaced. `frame-ancestors` makes
 # X-Frame-Options superfluous; every further header costs a microsecond or two.
