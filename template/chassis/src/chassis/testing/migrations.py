@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def check_migrations(
     service: "Service[Any]", database_settings: DatabaseSettings
 ) -> Callable[[], None]:
-    """Return a function that tries the migrations as `migrate --check` does, on this run's engine.
+    """Return a function that rehearses the migrations on this run's engine, as `migrate --check`.
 
-    What is wrong fails the test, a line each.
+    What is wrong fails the test, a line each. Linting is left to that command.
     """
     from alembic.util import CommandError
 
