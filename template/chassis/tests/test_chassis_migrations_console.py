@@ -139,6 +139,19 @@ def test_a_database_that_is_behind_is_one_line_with_the_command_to_run(
     assert list(depot.versions.iterdir()) == before
 
 
+def test_a_check_without_revisions_is_one_line_with_the_command_to_run(
+    alembic: Alembic, depot: Depot
+) -> None:
+    for name in ("1", "2"):
+        depot.forget(name)
+
+    code, out, err = alembic("check")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "make the first with alembic revision --autogenerate" in err
+    assert alembic("revision", "--autogenerate", "-m", "first")[0] == 0
+    assert len(list(depot.versions.glob("*.py"))) == 1
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "code", "says"),
     [

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from alembic.autogenerate.api import AutogenContext
+from alembic.config import Config
 from alembic.operations.ops import CreateTableOp, ExecuteSQLOp, MigrationScript
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Integer, MetaData, String, inspect
 from sqlalchemy.types import TypeEngine
 
+from ..scripts import find_head
 from .comparison import add_missed_differences
 from .enums import add_enum_steps, is_known_enum, read_history
 from .foreign_keys import add_foreign_keys_last
@@ -53,9 +55,12 @@ class Autogenerate:
     ) -> None:
         """Complete what Alembic found, and have it rendered without regard to the database.
 
-        Raise alembic.util.CommandError, before a file is written, for a name that nothing defines.
+        Raise alembic.util.CommandError, before a file is written, for a name that nothing defines,
+        and if the command `check` finds no revision to compare the models with.
         """
         is_comparison = _is_comparison(context)
+        if is_comparison and context.config and _is_check_command(context.config):
+            find_head(context.config)
         if is_comparison:
             compares_defaults = self._given.get("compare_server_default", True) is True
             filters = AutogenContext(context, autogenerate=False)
@@ -86,6 +91,11 @@ def _is_comparison(context: MigrationContext) -> bool:
     """
     options = context.config.cmd_opts if context.config else None
     return context.dialect.name in DIALECTS and bool(getattr(options, "autogenerate", True))
+
+
+def _is_check_command(config: Config) -> bool:
+    """Return whether people called `alembic check`: `revision` has an option that it has not."""
+    return config.cmd_opts is not None and not hasattr(config.cmd_opts, "autogenerate")
 
 
 def _add_missing_schemas(context: MigrationContext, script: MigrationScript) -> None:
