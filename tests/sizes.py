@@ -32,18 +32,18 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_280
+CORE = 10_370
 ROOMS = (
     Room("src/chassis", 620),
-    Room("src/chassis/http", 1550),
+    Room("src/chassis/http", 1560),
     Room("src/chassis/observe", 770),
-    Room("src/chassis/db", 2480),
+    Room("src/chassis/db", 2500),
     Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
-    Room("src/chassis/db/sqlite", 710),
+    Room("src/chassis/db/sqlite", 760),
     Room("src/chassis/commands", 1975),
     # These run when a service is deployed, tested or updated: no request waits for them.
-    Room("src/chassis/db/migrations", 1520, in_core=False),
+    Room("src/chassis/db/migrations", 1530, in_core=False),
     Room("src/chassis/db/copying", 1770, in_core=False),
     # Parts, which only who uses them imports.
     Room("src/chassis/db/models.py", 190, in_core=False),

@@ -36,6 +36,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from chassis import ChassisSettings
 from chassis.db import NAMING_CONVENTION, Base, DbSession, conflict
 from chassis.db.conflicts import Conflict, find_conflict
+from chassis.db.migrations.options import create_environment
 
 SECRET = "s3cret"
 
@@ -237,17 +238,138 @@ async def test_a_primary_key_says_which_field_it_is_about(session: AsyncSession)
     assert known == Conflict("guide_id", "That one is away.")
 
 
-async def test_a_foreign_key_says_nothing(session: AsyncSession) -> None:
-    visit = Visit.metadata.tables["visit"]
-    await session.execute(insert(CLUB), {"id": 1})
-    await session.execute(insert(Country.metadata.tables["country"]), {"code": "at"})
-    await session.execute(insert(visit), {"club_id": 1, "country": "at"})
+class Owner(Apart):
+    __tablename__ = "owner"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    town: Mapped[int] = mapped_column(unique=True)
+    boss_id: Mapped[int | None] = mapped_column(
+        ForeignKey("owner.id", info=conflict("boss_id", "There is no such boss."))
+    )
+
+
+class Pet(Apart):
+    __tablename__ = "pet"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner_id: Mapped[int] = mapped_column(
+        ForeignKey("owner.id", info=conflict("owner_id", "There is no such owner."))
+    )
+    kind_id: Mapped[int | None] = mapped_column(
+        ForeignKey("kind.id", info=conflict("kind_id", "There is no such kind."))
+    )
+    part: Mapped[int | None]
+    of: Mapped[int | None]
+    silent_id: Mapped[int | None] = mapped_column(ForeignKey("kind.id"))
+    legs: Mapped[int] = mapped_column(default=4)
+    arms: Mapped[int] = mapped_column(CheckConstraint("arms < 9", name="arms"), default=0)
+    __table_args__ = (
+        CheckConstraint("legs >= 0", name="legs", info=conflict("legs", "It has not so many.")),
+        ForeignKeyConstraint(
+            ["part", "of"], ["kind_part.a", "kind_part.b"], info=conflict("part", "No such part.")
+        ),
+    )
+
+
+class Kind(Apart):
+    __tablename__ = "kind"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class KindPart(Apart):
+    __tablename__ = "kind_part"
+
+    a: Mapped[int] = mapped_column(primary_key=True)
+    b: Mapped[int] = mapped_column(primary_key=True)
+
+
+PET = Pet.metadata.tables["pet"]
+NO_OWNER, NO_KIND = (
+    Conflict("owner_id", "There is no such owner."),
+    Conflict("kind_id", "There is no such kind."),
+)
+ORPHANS: list[tuple[dict[str, Any], Conflict | None]] = [
+    ({"owner_id": 7}, NO_OWNER),
+    ({"kind_id": 7}, NO_KIND),
+    ({"part": 1, "of": 7}, Conflict("part", "No such part.")),
+    ({"silent_id": 7}, None),
+]
+
+
+@pytest.fixture
+async def pets(session: AsyncSession) -> None:
+    session.add_all([Owner(id=1, town=1), Kind(id=1), KindPart(a=1, b=1)])
+    await session.flush()
+    session.add(Pet(id=1, owner_id=1, kind_id=1, part=1, of=1))
     await session.commit()
 
-    row = {"club_id": 1, "country": "de", "guide_id": None}
-    assert await break_rule(session, insert(visit), row) is None
-    assert await break_rule(session, update(visit).values(guide_id=7)) is None
-    assert await break_rule(session, delete(CLUB)) is None
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize(("values", "known"), ORPHANS)
+async def test_a_foreign_key_that_leads_nowhere_says_which_field_it_is_about(
+    session: AsyncSession, values: dict[str, Any], known: Conflict | None
+) -> None:
+    row = {"id": 2, "owner_id": 1} | values
+    for statement, rows in (
+        (insert(Pet).values(row), None),
+        (insert(PET).returning(PET), row),
+        (insert(PET), [{"id": 3, "owner_id": 1} | dict.fromkeys(values, 1), row]),
+        (insert(Pet).returning(Pet.id), [row | {"id": 3} | dict.fromkeys(values, 1), row]),
+        (update(PET).where(PET.c.id == 1).values(values), None),
+        (update(Pet).where(Pet.kind_id == 1), values),
+    ):
+        assert await break_rule(session, statement, rows) == known, statement
+    session.add(Pet(**row))
+    with pytest.raises(IntegrityError) as caught:
+        await session.flush()
+    assert find_conflict(caught.value) == known
+
+
+@pytest.mark.usefixtures("pets")
+async def test_a_row_that_is_referred_to_names_no_field(session: AsyncSession) -> None:
+    assert await break_rule(session, delete(Owner)) is None
+    assert await break_rule(session, update(Owner).values(id=9)) is None
+    assert await break_rule(session, delete(Kind).where(Kind.id == 1)) is None
+
+
+@pytest.mark.usefixtures("pets")
+async def test_a_row_may_refer_to_its_own_table(session: AsyncSession) -> None:
+    known = Conflict("boss_id", "There is no such boss.")
+    assert await break_rule(session, insert(Owner).values(id=2, town=2, boss_id=9)) == known
+    rows = [{"id": 2, "town": 2, "boss_id": 1}, {"id": 3, "town": 3, "boss_id": 2}]
+    await session.execute(insert(Owner), rows)
+    assert await break_rule(session, update(Owner).values(boss_id=9)) == known
+
+
+@pytest.mark.usefixtures("pets")
+async def test_a_check_says_which_field_it_is_about(session: AsyncSession) -> None:
+    known = Conflict("legs", "It has not so many.")
+    assert await break_rule(session, update(Pet).values(legs=Pet.legs - 5)) == known
+    assert await break_rule(session, insert(PET).values(owner_id=1, legs=-1)) == known
+    assert await break_rule(session, text("UPDATE pet SET legs = -1")) == known
+    assert await break_rule(session, update(Pet).values(arms=9)) is None
+
+
+async def test_a_check_that_names_no_field_is_a_bug(
+    settings: ChassisSettings, pets: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = APIRouter()
+
+    @router.post("/pets")
+    async def change(session: DbSession, field: str, to: int) -> None:
+        await session.execute(update(PET).values({field: to}))
+
+    async with started(create_stock(settings, router)) as client:
+        legs = await client.post("/pets", params={"field": "legs", "to": -7777777})
+        arms = await client.post("/pets", params={"field": "arms", "to": 7777777})
+        owner = await client.post("/pets", params={"field": "owner_id", "to": 7777777})
+    assert (legs.status_code, arms.status_code, owner.status_code) == (409, 500, 409)
+    assert legs.json()["errors"] == [
+        {"type": "conflict", "loc": ["body", "legs"], "msg": "It has not so many."}
+    ]
+    assert owner.json()["errors"][0]["loc"] == ["body", "owner_id"]
+    assert "777777" not in legs.text + owner.text
 
 
 async def test_what_is_missing_is_no_conflict(session: AsyncSession) -> None:
@@ -355,11 +477,9 @@ ABOUT = conflict("name", "It is taken.")
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        (lambda: ForeignKeyConstraint(["name"], ["club.name"], info=ABOUT), "look for the row"),
-        (lambda: CheckConstraint("name > ''", name="some", info=ABOUT), "request's field"),
+        (lambda: CheckConstraint("name > ''", info=ABOUT), r"CheckConstraint\(…, name"),
         (lambda: Index("ix_t_name", "name", info=ABOUT), r"Index\(…, unique=True\)"),
-        (lambda: Column("o", ForeignKey("club.id", info=ABOUT)), "look for the row"),
-        (lambda: Column("o", Integer, CheckConstraint("o > 1", info=ABOUT)), "request's field"),
+        (lambda: Column("o", Integer, CheckConstraint("o > 1", info=ABOUT)), "name"),
     ],
 )
 def test_what_is_no_unique_rule_is_refused(part: Callable[[], Any], says: str) -> None:
@@ -377,6 +497,18 @@ def test_a_column_that_is_not_unique_is_refused() -> None:
 
             id: Mapped[int] = mapped_column(primary_key=True)
             name: Mapped[str] = mapped_column(info=ABOUT)
+
+
+def test_a_column_of_a_table_that_is_not_unique_is_refused_by_its_migrations(
+    settings: ChassisSettings,
+) -> None:
+    metadata = MetaData()
+    Table("t", metadata, Column("name", String, info=ABOUT))
+    with pytest.raises(InvalidRequestError, match=r"t: conflict\('name', …\).*it is not unique"):
+        create_environment(metadata, settings, {})
+    metadata = MetaData()
+    Table("t", metadata, Column("name", String, info=ABOUT), UniqueConstraint("name"))
+    create_environment(metadata, settings, {})
 
 
 def test_a_class_may_be_mapped_to_a_query() -> None:

@@ -40,6 +40,7 @@ from .postgres.options import (
 )
 from .postgres.passwords import FetchPassword, load_password_provider
 from .sqlite.files import prepare_folder, refuse_replaced_file, replace_broken_connections
+from .sqlite.foreign_keys import name_broken_foreign_keys
 from .sqlite.pragmas import (
     begin_with_first_statement,
     end_streams_at_checkin,
@@ -192,6 +193,7 @@ def _add_sqlite_listeners(
     replace_broken_connections(engine, read_only=read_only)
     if not read_only:
         begin_with_first_statement(engine)
+        name_broken_foreign_keys(engine)
         optimize_on_close(engine)
     translate_connect_errors(engine, target.masked)
 

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from ..db.errors import TimeZoneError, classify, find_invalid_value
+from ..db.errors import TimeZoneError, find_invalid_value
 from .problems import describe_exception
 from .request import RequestRecord
 from .responses import (
@@ -28,6 +28,7 @@ from .responses import (
     EarlyResponse,
     answer_database_error,
     answer_problem,
+    find_failure,
     problem_response,
 )
 
@@ -134,7 +135,7 @@ async def _handle_group(request: Request, error: Exception) -> Response:
     found = list(_flatten_group(error))
     if all(isinstance(one, HTTPException) for one in found):
         return await _handle_http_exception(request, found[0])
-    if all(classify(one) in DATABASE_PROBLEMS for one in found):
+    if all(find_failure(one) in DATABASE_PROBLEMS for one in found):
         return await _handle_database_error(request, found[0])
     _raise_bug(request, error)
 

@@ -86,12 +86,17 @@ def answer_problem(problem: dict[str, Any], headers: Mapping[str, str] | None = 
 
 def answer_database_error(request: RequestRecord, error: BaseException) -> Response | None:
     """Log and answer what the database refused, in one line; return None for anything else."""
-    failure = classify(error)
+    failure = find_failure(error)
     if failure not in DATABASE_PROBLEMS:
         return None
     status, detail = DATABASE_PROBLEMS[failure]
     logger.warning("%s: %s: %s", request.name, status, describe_error(error))
     return problem_response(status, detail, errors=_describe_conflict(error))
+
+
+def find_failure(error: BaseException) -> Failure | None:
+    """Return what an error means; a CHECK that was broken is a bug unless it names a field."""
+    return classify(error) or (Failure.CONFLICT if find_conflict(error) else None)
 
 
 def unchanged(app: ASGIApp) -> ASGIApp:
@@ -147,7 +152,7 @@ def log_failure(request: RequestRecord, error: Exception) -> bool:
     request.is_reported = True
     # Starlette wraps what it could have answered, had the answer not begun.
     cause = error.__cause__ if isinstance(error.__cause__, DATABASE_ERRORS) else error
-    if classify(cause) in DATABASE_PROBLEMS:
+    if find_failure(cause) in DATABASE_PROBLEMS:
         logger.warning("%s: its answer was cut off: %s", request.name, describe_error(cause))
     elif "permanently closed" in str(cause) and isinstance(cause, InvalidRequestError):
         logger.error("%s: %s", request.name, _SESSION_IS_CLOSED)

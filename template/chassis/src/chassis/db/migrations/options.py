@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from sqlalchemy import MetaData
 
+from ..conflicts import check_conflicts_of_columns
 from ..errors import DatabaseSettingsError
 from .scripts import run_environment
 
@@ -82,10 +83,13 @@ def create_environment(
     """Check the options of a service and complete them.
 
     Raise DatabaseSettingsError for an option that is not the service's to set, for two names of
-    the version table, and for a schema on SQLite.
+    the version table, and for a schema on SQLite; InvalidRequestError for a conflict() that is not
+    at a unique column.
     """
     _refuse_unknown_options(given)
     tables = (metadata,) if isinstance(metadata, MetaData) else tuple(metadata)
+    for table in (table for one in tables for table in one.tables.values()):
+        check_conflicts_of_columns(table)
     hooks = _AutogenerateHooks(tables, given)
     compare_defaults = given.get("compare_server_default", True)
     options = {
