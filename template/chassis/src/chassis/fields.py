@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, With
 __all__ = [
     "MAX_COUNT",
     "AfterId",
+    "BigId",
     "Change",
     "Count",
     "Id",
@@ -80,6 +81,9 @@ def _to_utc(moment: datetime) -> datetime:
 
 Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 """The id of a row in a path or a query, 1 to 2,147,483,647: what an `integer` key counts to."""
+
+BigId = Annotated[int, Field(ge=1, le=2**63 - 1)]
+"""The id of a row whose key has 64 bits, a `BigKey`."""
 
 AfterId = Annotated[int, Field(ge=0, le=MAX_ID)]
 """In a query, the last id of the page before, or 0 for the first page."""
