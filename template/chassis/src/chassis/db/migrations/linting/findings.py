@@ -64,7 +64,8 @@ def lint_migrations(
     found = [one for script in scripts if script.revision in new for one in _judge(script, dangers)]
     logger.info("new revisions, linted: %d", len(new))
     if os.environ.get("GITHUB_ACTIONS"):
-        print(*map(_annotate, found), sep="\n")
+        for finding in found:
+            print(_annotate(finding))
     return found
 
 

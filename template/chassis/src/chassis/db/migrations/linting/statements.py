@@ -12,12 +12,17 @@ from ...address.settings import DatabaseSettings
 from ...address.urls import parse_url
 from ..options import read_environment
 from ..scripts import alembic_config, run_environment
+from ..sql_text import LITERAL
 
 if TYPE_CHECKING:
     from alembic.script import Script
 
 _NAME = r'(?:"(?:[^"]|"")+"|\w+)'
 _START = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+# What stands between semicolons, but not those of literals, comments and functions' bodies.
+_STATEMENT = re.compile(
+    rf"(?:{LITERAL}|{_NAME}|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|[^;])+", re.DOTALL
+)
 _TABLE = re.compile(
     rf"{_START}(?:(?:CREATE|ALTER|DROP|REINDEX|TRUNCATE) TABLE|UPDATE|DELETE FROM|INSERT INTO|"
     r"CREATE (?:UNIQUE )?INDEX\b.*?\bON)\s+(?:IF (?:NOT )?EXISTS |ONLY )*"
@@ -81,7 +86,7 @@ def read_statements(
 
 
 class _Recorder(StringIO):
-    """What Alembic writes statements to, one at a time."""
+    """What Alembic writes statements to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,15 +102,17 @@ class _Recorder(StringIO):
             self._transaction = next(self._numbers)
 
     def write(self, text: str) -> int:
-        """Note a statement; `autocommit_block` ends a transaction and begins the next."""
-        sql = text.strip()
-        if sql == "COMMIT;":
-            self._transaction = None
-        elif sql == "BEGIN;":
-            self._transaction = next(self._numbers)
-        elif self.revision is not None:
-            line = _find_line(self.revision.path)
-            self.statements.append(Statement(sql, self.revision, line, self._transaction))
+        """Note statements; `autocommit_block` ends a transaction and begins the next."""
+        for found in _STATEMENT.finditer(text):
+            sql = found[0].strip()
+            if sql == "COMMIT":
+                self._transaction = None
+            elif sql == "BEGIN":
+                self._transaction = next(self._numbers)
+            elif sql and self.revision is not None:
+                line = _find_line(self.revision.path)
+                one = Statement(f"{sql};", self.revision, line, self._transaction)
+                self.statements.append(one)
         return len(text)
 
 
