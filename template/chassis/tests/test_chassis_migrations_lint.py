@@ -156,6 +156,28 @@ SAFE = {
         f"{POSTGRES_BLOCK}op.execute(\"ALTER TYPE mood ADD VALUE 'happy'\")\n"
         f"{ON_POSTGRES}op.execute(\"CREATE TABLE day (mood mood DEFAULT 'happy')\")"
     ),
+    "a member of an enum, used where nothing is a transaction": (
+        f"{POSTGRES_BLOCK}op.execute(\"ALTER TYPE mood ADD VALUE 'happy'\")\n"
+        "        op.execute(\"CREATE TABLE day (mood mood DEFAULT 'happy')\")"
+    ),
+    "a member of an enum that is not used yet": (
+        f"{ON_POSTGRES}op.execute(\"ALTER TYPE mood ADD VALUE 'happy'\")\n"
+        "op.create_table('day', sa.Column('id', sa.Integer, primary_key=True))"
+    ),
+    "a member of an enum that is new itself": (
+        f"{ON_POSTGRES}op.execute(\"CREATE TYPE size AS ENUM ('s')\")\n"
+        "    op.execute(\"ALTER TYPE size ADD VALUE 'm'\")\n"
+        "    op.execute(\"CREATE TABLE shirt (size size DEFAULT 'm')\")"
+    ),
+    "rows of a new table, beside a column of another": (
+        f"{NEW_TABLE}op.add_column('orders', sa.Column('n', sa.Integer))\n"
+        "op.execute(\"UPDATE line SET name = 'a'\")"
+    ),
+    "a function that changes rows, beside a column": (
+        "op.add_column('orders', sa.Column('n', sa.Integer))\n"
+        f"{ON_POSTGRES}op.execute('CREATE FUNCTION f() RETURNS void AS $$ BEGIN NULL; '\n"
+        "        'UPDATE orders SET n = 1; END; $$ LANGUAGE plpgsql')"
+    ),
     "rows changed outside of a transaction": (
         "op.add_column('orders', sa.Column('total', sa.Integer))\n"
         f"{BLOCK}op.execute('UPDATE orders SET total = 0 WHERE id BETWEEN 1 AND 5000')"
@@ -322,6 +344,23 @@ def test_a_table_of_an_earlier_new_revision_is_new(depot: Depot, settings: Chass
 
 
 @needs_squawk
+def test_what_fails_in_a_transaction_fails_on_a_new_table_too(
+    depot: Depot, settings: ChassisSettings
+) -> None:
+    index = "op.create_index('ix', 'line', ['name'], postgresql_concurrently=True)"
+    add(depot, "2", f"{NEW_TABLE}{index}")
+
+    assert found(depot, settings) == ["ban-concurrent-index-creation-in-transaction, line 20"]
+
+
+@needs_squawk
+def test_what_undoes_itself_needs_no_downgrade(depot: Depot, settings: ChassisSettings) -> None:
+    depot.add("2", "op.execute('ALTER TABLE orders VALIDATE CONSTRAINT ck')", "pass")
+
+    assert found(depot, settings) == []
+
+
+@needs_squawk
 def test_a_table_that_goes_takes_its_indexes_along(depot: Depot, settings: ChassisSettings) -> None:
     add(depot, "2", "op.drop_index('ix_orders_code', 'orders')\nop.drop_table('orders')")
 
@@ -365,6 +404,9 @@ def test_what_squawk_cannot_read_is_named_and_the_rest_is_linted(
 
     assert found(depot, settings) == ["ban-drop-table, line 13"]
     assert "not linted, as Squawk can't read it: PRAGMA foreign_keys=ON;" in caplog.text
+    caplog.clear()
+    assert found(depot, settings, "2") == []
+    assert "Squawk" not in caplog.text
 
 
 def test_without_squawk_the_other_rules_run(
