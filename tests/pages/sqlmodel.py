@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from chassis.db import Base, DatabaseSettings, create_database_engine, create_session_factory
 from chassis.fields import Moment
 from pydantic import NaiveDatetime, ValidationError
-from sqlalchemy import Column, DateTime, inspect, text
+from sqlalchemy import Column, DateTime, MetaData, inspect, text
 from sqlalchemy import Enum as SQLEnum
 from sqlalchemy.exc import (
     ArgumentError,
@@ -22,7 +23,7 @@ from sqlalchemy.exc import (
     StatementError,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, configure_mappers
+from sqlalchemy.orm import Mapped, configure_mappers, registry
 from sqlmodel import Field, Relationship, SQLModel, select
 from sqlmodel.main import default_registry
 
@@ -121,6 +122,48 @@ def test_what_sqlmodel_can_not_do_is_an_error(models: Any) -> None:
     assert inspect(models.Hero).eager_defaults is True
 
 
+POSTPONED = """
+from __future__ import annotations
+class Team(Parent, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    heroes: Mapped[list[Hero]] = Relationship()
+class Hero(Parent, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    team_id: int = Field(foreign_key="team.id")
+"""
+
+
+@pytest.mark.parametrize("is_postponed", [False, True])
+def test_a_relation_has_to_be_read_at_once(is_postponed: bool) -> None:
+    mappers = registry()
+
+    class Apart(SQLModel, registry=mappers):
+        pass
+
+    code = POSTPONED
+    if not is_postponed:
+        code = code.replace("from __future__ import annotations", "").replace("[Hero]", "['Hero']")
+    names = {"Parent": Apart, "Field": Field, "Mapped": Mapped, "Relationship": Relationship}
+    exec(code, names | {"__name__": __name__})
+    with pytest.raises(InvalidRequestError) if is_postponed else nullcontext():
+        mappers.configure()
+    # What can't be configured would spoil all others.
+    mappers.dispose()
+
+
+def test_a_parent_takes_a_metadata_of_ones_own() -> None:
+    class Own(SQLModel, registry=Base.registry):
+        pass
+
+    Own.metadata = MetaData()
+
+    class Thing(Own, table=True):
+        id: int | None = Field(default=None, primary_key=True)
+
+    assert list(Own.metadata.tables) == ["thing"]
+    assert "thing" not in Base.metadata.tables
+
+
 def test_what_has_sqlmodel_as_parent_is_apart() -> None:
     class Apart(SQLModel, table=True):
         id: int | None = Field(default=None, primary_key=True)
@@ -136,7 +179,6 @@ def test_what_has_sqlmodel_as_parent_is_apart() -> None:
 
     with pytest.raises(InvalidRequestError, match="failed to locate a name"):
         configure_mappers()
-    # What can't be configured would spoil all others.
     default_registry.dispose()
 
 
