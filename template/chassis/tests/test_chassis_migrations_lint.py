@@ -238,8 +238,8 @@ def test_new_are_the_revisions_that_gits_main_branch_does_not_have(
 ) -> None:
     git(depot.versions, "init", "-q", "-b", "main")
     commit(depot.versions, "1.py")
-    add(depot, "2", "op.drop_table('orders')", down="execute('SET lock_timeout = 0')")
-    commit(depot.versions, "2.py")
+    add(depot, "größer", "op.drop_table('orders')", down="execute('SET lock_timeout = 0')")
+    commit(depot.versions, "größer.py")
     git(depot.versions, "checkout", "-q", "-b", "branch")
     add(depot, "3", "op.execute('SET lock_timeout = 0')")
     commit(depot.versions, "3.py")

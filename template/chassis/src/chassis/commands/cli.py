@@ -188,7 +188,7 @@ def migrate(
     if check:
         check_service(service.package, settings, database, wait=wait, lint_after=lint_after)
     elif sql:
-        print_sql(service.package, settings)
+        print_sql(service.package, settings, wait=wait)
     else:
         migrate_service(service.package, settings, wait=wait)
 

@@ -28,10 +28,11 @@ def migrate_service(package: str, settings: DatabaseSettings, *, wait: bool) -> 
     logger.info("the database's schema is up to date")
 
 
-def print_sql(package: str, settings: DatabaseSettings) -> None:
+def print_sql(package: str, settings: DatabaseSettings, *, wait: bool) -> None:
     """Print the SQL that would run. Raises click.ClickException if a revision asks the database."""
     from ..db.migrations.authoring.sql import write_sql
 
+    _prepare_database(settings, wait=wait)
     with explain_command_errors():
         click.echo(write_sql(package, settings))
 

@@ -29,8 +29,8 @@ SQUAWK_RULES = {
     f'op.execute("ALTER TABLE … DETACH PARTITION … CONCURRENTLY") {_ALONE}',
     "ban-concurrent-index-creation-in-transaction": "CONCURRENTLY fails in a transaction: "
     f"{_ALONE}",
-    "adding-field-with-default": "the default differs from row to row, so that all are rewritten "
-    "while reads and writes wait: add the column without it, set server_default by "
+    "adding-field-with-default": "its value differs from row to row, so that all are rewritten "
+    "while reads and writes wait: add the column without a default, set server_default by "
     f"op.alter_column, then fill the rows that are there {_ALONE}",
     "adding-required-field": "rows that are there have no value for it, and the running release "
     "gives none: add it with a server_default, or with nullable=True",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_HOW_TO_ALLOW = "# lint: allow RULE: REASON"
 _ALLOWANCE = re.compile(r"#\s*lint:\s*(?:allow\s+(\S+):\s*\S)?")
 
 
@@ -63,6 +64,8 @@ def lint_migrations(
     dangers = _find_dangers(statements, new)
     found = [one for script in scripts if script.revision in new for one in _judge(script, dangers)]
     logger.info("new revisions, linted: %d", len(new))
+    if found:
+        logger.warning("what is right here is allowed in its revision: %s", _HOW_TO_ALLOW)
     if os.environ.get("GITHUB_ACTIONS"):
         for finding in found:
             print(_annotate(finding))
@@ -101,7 +104,7 @@ def _judge(script: "Script", dangers: list[Danger]) -> Iterator[Finding]:
 
 def _describe_comment(rule: str | None) -> str:
     if rule is None:
-        return "a lint comment has a rule and a reason: # lint: allow RULE: REASON"
+        return f"a lint comment has a rule and a reason: {_HOW_TO_ALLOW}"
     return f"there is no rule {rule} to allow: {', '.join(sorted(ALL_RULES))}"
 
 

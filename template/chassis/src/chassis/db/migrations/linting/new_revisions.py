@@ -45,10 +45,10 @@ def _ask_git(folder: Path, revisions: "Sequence[Script]") -> set[str] | None:
     if fork and fork == _run_git(folder, "rev-parse", "HEAD"):
         # On the main branch: what its last commit brought.
         fork = _run_git(folder, "rev-parse", "HEAD^1") or fork
-    known = fork and _run_git(folder, "ls-tree", "--name-only", fork, "./")
+    known = fork and _run_git(folder, "ls-tree", "-z", "--name-only", fork, "./")
     if known is None:
         return None
-    return {one.revision for one in revisions if Path(one.path).name not in known.split("\n")}
+    return {one.revision for one in revisions if Path(one.path).name not in known.split("\0")}
 
 
 def _run_git(folder: Path, *arguments: str) -> str | None:
