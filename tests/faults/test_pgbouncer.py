@@ -17,6 +17,7 @@ from chassis.db import (
     create_session_factory,
     session_scope,
 )
+from chassis.db.copying.endpoints import open_target, resolve_target
 from chassis.db.errors import (
     DatabaseSettingsError,
     DatabaseUnavailableError,
@@ -230,6 +231,25 @@ def test_migrations_refuse_a_transaction_pooler_and_name_the_variable(
 
     with pytest.raises(DatabaseSettingsError, match=r"^APP_ALEMBIC_DATABASE_URL: "):
         lock(settings)
+
+
+@pytest.mark.parametrize("told", ["its refusal", "its behaviour"])
+def test_a_copy_refuses_a_transaction_pooler_and_names_the_variable(
+    transaction_pooler: Pooler,
+    lenient_pooler: Pooler,
+    database: str,
+    read_settings: ReadSettings,
+    told: str,
+) -> None:
+    poolers = {"its refusal": transaction_pooler, "its behaviour": lenient_pooler}
+    settings = read_settings(APP_DATABASE_COPY_TARGET_URL=poolers[told].url(database))
+    there = settings.with_migration_target(resolve_target(settings, None))
+
+    with (
+        pytest.raises(DatabaseSettingsError, match=r"^APP_DATABASE_COPY_TARGET_URL: a copy can't"),
+        open_target(there),
+    ):
+        pass
 
 
 def test_migrations_have_a_way_past_the_pooler(

@@ -1,8 +1,8 @@
 """The command `copy-to-postgres`: what it reads, what it prints, and how it ends."""
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from chassis import ChassisSettings, create_cli
 from chassis.db import DatabaseSettings
+from chassis.db.migrations.connect import open_connection
 from chassis.db.migrations.upgrade import upgrade
 
 MARKED = "s3cret-value"
@@ -120,3 +121,56 @@ def test_a_file_without_a_schema_is_one_message(
         monkeypatch.setenv("APP_DATABASE_SQLITE_PATH", file)
         result = invoke(package, "postgresql://a:b@127.0.0.1:1/b")
         assert (result.exit_code, says in result.stderr) == (1, True), result.output
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        ("53100", "; nothing is lost, make room on the server and run this command again to go on"),
+        ("57P01", "; nothing is lost, run this command again to go on"),
+        ("42501", "; copy as the role that owns the tables"),
+        ("23514", "; correct this, and run this command again with --overwrite"),
+    ],
+    ids=["no room on the disk", "a shutdown", "not the owner", "a constraint"],
+)
+def test_a_failure_amid_the_rows_says_what_to_do_and_the_next_run_goes_on(
+    package: str,
+    settings: ChassisSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
+    says: str,
+) -> None:
+    only_on("postgres", settings)
+    assert settings.database_url is not None
+    url = settings.database_url.get_secret_value()
+
+    @contextmanager
+    def fail(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        def advance(more: int) -> None:
+            if step == "copying":
+                execute(
+                    settings,
+                    "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS "
+                    f"$$BEGIN RAISE 'as told' USING ERRCODE = '{failure}'; END$$",
+                    "CREATE OR REPLACE TRIGGER fail BEFORE INSERT ON trees "
+                    "FOR EACH ROW EXECUTE FUNCTION fail()",
+                )
+
+        yield advance
+
+    with monkeypatch.context() as patched:
+        patched.setattr("chassis.commands.copy_to_postgres.track_step", fail)
+        failed = invoke(package, url)
+    assert (failed.exit_code, failed.stderr) == (1, f"Error: PostgreSQL: as told{says}\n")
+    execute(settings, "DROP TRIGGER fail ON trees")
+    copied = invoke(package, url)
+    assert copied.exit_code == 0, copied.output
+    # All but what was there already: kinds comes before trees.
+    assert "\ncopying: 60 rows in " not in copied.stdout
+
+
+def execute(settings: ChassisSettings, *statements: str) -> None:
+    with open_connection(settings) as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+        connection.commit()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_uppercase, digits
 
 import psycopg
 import pytest
@@ -237,11 +238,11 @@ def test_constraints_that_sqlite_let_pass_are_found(move: Move) -> None:
         "INSERT INTO log VALUES ('low', -1), ('lower', -2)",
         "UPDATE sqlite_master SET sql = replace(sql, 'text TEXT NOT NULL', 'text TEXT')",
     )
-    digits = "0123456789abcdef" * 2
+    key = "0123456789abcdef" * 2
     move.execute(
         "INSERT INTO kinds (id) VALUES (1)",
-        f"INSERT INTO kinds (id, text, uuid) VALUES (2, '', '{digits}')",
-        f"INSERT INTO kinds (id, text, uuid) VALUES (3, '', '{digits.upper()}')",
+        f"INSERT INTO kinds (id, text, uuid) VALUES (2, '', '{key}')",
+        f"INSERT INTO kinds (id, text, uuid) VALUES (3, '', '{key.upper()}')",
     )
     with pytest.raises(CopyError) as caught:
         move.copy()
@@ -577,3 +578,130 @@ def test_a_table_that_is_left_out_of_the_second_run_has_no_rows_of_the_first(mov
     move.copy(left_out=("counted",))
     assert move.ask("SELECT count(*) FROM counted") == [(0,)]
     assert move.ask("SELECT count(*) FROM kinds") == [(20,)]
+
+
+def test_what_differs_in_the_file_and_is_the_same_on_postgres_is_found(move: Move) -> None:
+    """Texts of SQLite differ by each character; PostgreSQL compares what they mean."""
+    create_on_both(
+        move,
+        "op.create_table('spelled', sa.Column('id', sa.Integer, primary_key=True), "
+        "sa.Column('key', sa.Uuid, unique=True), sa.Column('name', sa.Text), "
+        "sa.Column('at', sa.DateTime(timezone=True), unique=True)); "
+        "op.execute('CREATE UNIQUE INDEX by_name ON spelled (lower(name)) WHERE id > 3')",
+    )
+    key = "abcdef" + "0" * 26
+    move.execute(
+        # SQLite's lower() leaves what is not ASCII as it is.
+        "INSERT INTO spelled (id, name) VALUES (3, 'ÄRA'), (4, 'ÄRA'), (5, 'ära')",
+        f"INSERT INTO spelled (id, key) VALUES (6, '{key}'), (7, '{key.upper()}')",
+        "INSERT INTO spelled (id, at) VALUES (8, '2024-05-06 07:08:09.000000')",
+        "INSERT INTO spelled (id, at) VALUES (9, '2024-05-06T09:08:09+02:00')",
+    )
+    with pytest.raises(CopyError) as caught:
+        move.copy()
+    twice = "the same values twice, where"
+    assert [line.partition(";")[0] for line in str(caught.value).splitlines()[1:]] == [
+        f"  spelled.at: {twice} uq_spelled_at is unique, in 2 rows (id=8, id=9)",
+        f"  spelled.key: {twice} uq_spelled_key is unique, in 2 rows (id=6, id=7)",
+        f"  spelled.lower(name): {twice} by_name is unique, in 2 rows (id=4, id=5)",
+    ]
+
+
+def test_a_reference_that_is_spelled_otherwise_finds_its_parent(move: Move) -> None:
+    create_on_both(
+        move,
+        "op.create_table('keyed', sa.Column('key', sa.Uuid, primary_key=True), "
+        "sa.Column('parent', sa.Uuid, sa.ForeignKey('keyed.key')))",
+    )
+    one, other = "abcdef" + "0" * 26, "1" * 32
+    move.execute(f"INSERT INTO keyed VALUES ('{one}', NULL), ('{other}', '{one.upper()}')")
+    move.copy()
+    assert move.ask("SELECT count(*) FROM keyed JOIN keyed AS parent ON parent.key = keyed.parent")
+
+
+def test_what_only_postgres_has_is_found_before_a_row_is_written(move: Move) -> None:
+    create_on_both(
+        move,
+        "op.create_table('checked', sa.Column('id', sa.Integer, primary_key=True), "
+        "sa.Column('text', sa.Text, index=True), sa.Column('whole', sa.Integer), "
+        "sa.Column('double', sa.Integer, sa.Computed('whole * 2', persisted=True))); "
+        "op.execute(\"ALTER TABLE checked ADD CHECK (text !~ 'x')\") "
+        "if op.get_bind().dialect.name == 'postgresql' else None",
+    )
+    with closing(sqlite3.connect(move.file)) as database, database:
+        long = "".join(random.Random(1).choices(ascii_uppercase + digits + "äöü/+-?", k=9000))
+        rows = [(1, "x", 0), (2, long, 0), (3, "a" * 9000, 0), (4, None, 2**30)]
+        database.executemany("INSERT INTO checked (id, text, whole) VALUES (?, ?, ?)", rows)
+    with pytest.raises(CopyError) as caught:
+        move.copy()
+    found = [line.partition(";")[0] for line in str(caught.value).splitlines()[1:]]
+    assert found == [
+        "  checked: refused by PostgreSQL, NumericValueOutOfRange (22003), in 1 row (id=4)",
+        "  checked: the CHECK checked_text_check does not hold in 1 row (id=1)",
+        "  checked.text: too long for the index ix_checked_text in 1 row (id=2)",
+    ]
+
+
+def create_on_both(move: Move, statements: str) -> None:
+    """Migrate the file to one more revision, which the copy makes on PostgreSQL."""
+    move.depot.add("more", statements)
+    upgrade(move.depot.package, move.here)
+
+
+def test_comments_of_constraints_are_kept_and_stale_views_are_named(move: Move) -> None:
+    upgrade(move.depot.package, move.there)
+    with open_connection(move.there) as connection:
+        connection.exec_driver_sql(
+            "COMMENT ON CONSTRAINT fk_trees_parent_id_trees ON trees IS 'it''s 100%% a tree'"
+        )
+        connection.exec_driver_sql("CREATE MATERIALIZED VIEW hens_view AS SELECT * FROM hens")
+        connection.commit()
+    fill(move.here, 20)
+    report = move.copy()
+    assert report.notes == (
+        "hens_view is as it was before the copy: run REFRESH MATERIALIZED VIEW hens_view",
+    )
+    assert move.ask(
+        "SELECT obj_description(oid, 'pg_constraint') FROM pg_constraint "
+        "WHERE conname = 'fk_trees_parent_id_trees'"
+    ) == [("it's 100% a tree",)]
+
+
+def test_a_sequence_of_two_tables_goes_on_after_the_rows_of_both(move: Move) -> None:
+    move.depot.configure(
+        "numbers = sa.Sequence('numbers', metadata=metadata)",
+        "for name in ('first', 'second'):",
+        "    sa.Table(name, metadata, sa.Column('number', sa.Integer, numbers))",
+        "sa.Table('log', metadata, sa.Column('of_a_later_revision', sa.Integer, numbers))",
+    )
+    create_on_both(
+        move,
+        "op.create_table('first', sa.Column('number', sa.Integer)); "
+        "op.create_table('second', sa.Column('number', sa.Integer)); "
+        "op.get_bind().dialect.name == 'sqlite' or op.execute('CREATE SEQUENCE numbers')",
+    )
+    move.execute("INSERT INTO first VALUES (70)", "INSERT INTO second VALUES (7)")
+    move.copy()
+    assert move.ask("SELECT nextval('numbers')") == [(71,)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("ALTER DATABASE {0} OWNER TO CURRENT_USER", "GRANT CREATE ON SCHEMA public TO "),
+        ("REVOKE TEMPORARY ON DATABASE {0} FROM {0}, PUBLIC", "GRANT TEMPORARY ON DATABASE "),
+    ],
+    ids=["schema", "temporary tables"],
+)
+def test_a_role_that_lacks_a_right_is_told_which(move: Move, statement: str, says: str) -> None:
+    with administered(move.there) as admin, role(admin, "secret") as (user, name):
+        url = move.there.database_target.url.set(database=name)
+        here = replace(move.there.database_target, url=url)
+        with administered(move.there.with_migration_target(here)) as inside:
+            quoted = '"' + name.replace('"', '""').replace("%", "%%") + '"'
+            inside.exec_driver_sql(statement.format(quoted))
+            to = replace(here, url=url.set(username=user, password="secret"))
+            with pytest.raises(CopyError, match=f"may not make tables: {says}"):
+                copy_to_postgres(move.depot.package, move.here, to, track=track)
+            made = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+            assert inside.scalar(text(made)) == 0

@@ -100,10 +100,21 @@ def _describe_failure(error: Exception) -> str:
     message = getattr(found, "message_primary", None) or str(error).partition("\n")[0]
     names = [getattr(found, f"{kind}_name", None) for kind in ("table", "column", "constraint")]
     place = ", ".join(name for name in names if name)
-    return (
-        f"PostgreSQL: {message}{f' ({place})' if place else ''}; nothing is lost, run this "
-        "command again to go on"
-    )
+    return f"PostgreSQL: {message}{f' ({place})' if place else ''}; {_advise(error)}"
+
+
+def _advise(error: Exception) -> str:
+    from psycopg.errors import DiskFull, InsufficientPrivilege, OperationalError
+
+    match error:
+        case InsufficientPrivilege():
+            return "copy as the role that owns the tables"
+        case DiskFull():
+            return "nothing is lost, make room on the server and run this command again to go on"
+        case OperationalError():
+            return "nothing is lost, run this command again to go on"
+        case _:
+            return "correct this, and run this command again with --overwrite"
 
 
 _NEXT_STEPS = """

@@ -1,14 +1,13 @@
 """What PostgreSQL would refuse of a file: each row is shown to it, and nothing is changed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import psycopg
 
 from .encoder import Fingerprint, RowEncoder, split_lines
 from .errors import CORRECT, REFUSALS, RefusedValueError
 from .plan import KEYS_SHOWN, CopyPlan, Findings, TablePair
-from .rehearsal import Rehearsal
+from .rehearsal import Rehearsal, Rule
 from .source import Row, SourceFile, quote_name
 from .target import Target
 
@@ -54,42 +53,9 @@ class Checker:
 
     def check_constraints(self, plan: CopyPlan) -> None:
         """Find the rows that break a constraint, or do not fit into an index."""
-        copied = {pair.name: pair for pair in plan.pairs if pair.columns}
-        for index in self._target.read_indexes():
-            if pair := copied.get(index.table):
-                self._find_misfits(
-                    pair,
-                    partial(self._rehearsal.find_too_long, index),
-                    ", ".join(index.keys),
-                    f"too long for the index {index.name}",
-                    "shorten it, or change the index in a migration",
-                )
-                if index.is_unique:
-                    self._find_misfits(
-                        pair,
-                        partial(self._rehearsal.find_duplicates, index),
-                        ", ".join(index.keys),
-                        f"the same values twice, where {index.name} is unique,",
-                        "make them differ, or delete all rows but one",
-                    )
-        for table, name, condition in self._target.read_checks():
-            if pair := copied.get(table):
-                self._find_misfits(
-                    pair,
-                    partial(self._rehearsal.find_broken, table, condition),
-                    "",
-                    f"the CHECK {name} does not hold",
-                    "correct the row, or drop the CHECK in a migration",
-                )
-        for key in self._target.read_foreign_keys():
-            if pair := copied.get(key.table):
-                self._find_misfits(
-                    pair,
-                    partial(self._rehearsal.find_orphans, key),
-                    ", ".join(key.columns),
-                    f"no row of {key.parent} that it refers to ({key.name})",
-                    "add the parent, set the reference to NULL, or delete the row",
-                )
+        pairs = {pair.name: pair for pair in plan.pairs}
+        for rule in self._rehearsal.read_rules():
+            self._find_misfits(pairs[rule.table], rule)
 
     def _find_refusals(
         self, pair: TablePair, encoder: RowEncoder, rows: Sequence[Row], first: int
@@ -117,19 +83,18 @@ class Checker:
         if len(finding.keys) < KEYS_SHOWN:
             finding.keys.append(_show_key(pair, row[len(pair.columns) :]))
 
-    def _find_misfits(
-        self, pair: TablePair, find: Callable[[], str], column: str, problem: str, cure: str
-    ) -> None:
+    def _find_misfits(self, pair: TablePair, rule: Rule) -> None:
         try:
             numbers = self._target.read(
-                f"SELECT chassis_row, count(*) OVER () FROM ({find()}) AS found "
+                f"SELECT chassis_row, count(*) OVER () FROM ({rule.query}) AS found "
                 f"ORDER BY 1 LIMIT {KEYS_SHOWN}"
             )
         except REFUSALS as error:
-            self._findings.add(pair.name, column, f"{problem}, {describe(error)}", cure)
+            problem = f"{rule.problem}, {describe(error)}"
+            self._findings.add(pair.name, rule.column, problem, rule.cure)
             return
         if numbers:
-            finding = self._findings.add(pair.name, column, problem, cure)
+            finding = self._findings.add(pair.name, rule.column, rule.problem, rule.cure)
             finding.count = numbers[0][1]
             keys = (self._source.read_key(pair.source, number) for number, _ in numbers)
             finding.keys = [_show_key(pair, key) for key in keys]

@@ -1,7 +1,7 @@
 """The copy itself: check, copy, compare; each step can be repeated after a kill."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
@@ -16,7 +16,7 @@ from .encoder import Fingerprint, split_pieces
 from .endpoints import find_file, find_revision, open_target
 from .errors import CopyError
 from .ledger import Ledger, find_model_sequences, write_sequence_values
-from .plan import CopyPlan, Findings, TablePair, plan_copy
+from .plan import CopyPlan, Findings, TablePair, find_name, plan_copy
 from .rehearsal import Rehearsal, name_columns
 from .source import SourceFile, SourceTable, open_source, quote_name
 from .target import Target
@@ -166,14 +166,19 @@ class _Copy:
                 if pair.columns
             }
             checker.check_constraints(plan)
-        rounded = [note for pair in plan.pairs for note in find_rounded(self._source, pair)]
-        plan = CopyPlan(plan.pairs, (*plan.notes, *rounded))
+        plan = CopyPlan(plan.pairs, (*plan.notes, *self._find_notes(plan)))
         self._source.refuse_change()
         if findings:
             self.clean_up(plan)
             lines = "\n".join(f"  {finding}" for finding in findings)
             raise CopyError(f"PostgreSQL would refuse this; no row was written:\n{lines}")
         return plan, expected
+
+    def _find_notes(self, plan: CopyPlan) -> Iterator[str]:
+        for pair in plan.pairs:
+            yield from find_rounded(self._source, pair)
+        for view in self._target.read_materialized_views():
+            yield f"{view} is as it was before the copy: run REFRESH MATERIALIZED VIEW {view}"
 
     def clean_up(self, plan: CopyPlan) -> None:
         """Leave a target without rows: an empty schema."""
@@ -231,13 +236,16 @@ class _Copy:
     def finish(self, plan: CopyPlan) -> None:
         """Make constraints again, set the sequences, and end the copy."""
         counters = self._source.read_counters()
-        sequences = [*self._target.read_sequences(), *find_model_sequences(self._models)]
+        sequences = [
+            *self._target.read_sequences(),
+            *find_model_sequences(self._models, plan.pairs),
+        ]
         self._source.refuse_change()
         self._ledger.finish(write_sequence_values(sequences, plan.pairs, counters))
         names = ", ".join(quote_name(pair.name) for pair in plan.pairs)
         self._target.execute(f"ANALYZE {names}")
 
     def _find_filled(self, tables: Collection[SourceTable]) -> list[str]:
-        known = {name.lower(): name for name in self._target.read_columns()}
-        names = [known[one.name.lower()] for one in tables if one.name.lower() in known]
+        known = self._target.read_columns()
+        names = [name for one in tables if (name := find_name(one.name, known))]
         return [name for name in names if self._target.has_rows(name)]

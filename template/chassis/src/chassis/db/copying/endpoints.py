@@ -1,5 +1,6 @@
 """Where a copy goes from and to, and what both must be."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 from ..address.settings import DatabaseSettings
 from ..address.urls import DatabaseTarget, parse_url
 from ..errors import DatabaseSettingsError, DatabaseUnavailableError
-from ..migrations.connect import open_connection
+from ..migrations.connect import PoolerError, check_migration_connections, open_connection
 from ..migrations.revisions import CodeRevisions, UnknownRevisionError
 from ..postgres.options import encoding_warning
 from .errors import CopyError
@@ -64,14 +65,37 @@ def find_revision(source: SourceFile, code: CodeRevisions) -> str:
 def open_target(settings: DatabaseSettings) -> Iterator[Target]:
     """Open the database to copy to, for one copy at a time.
 
-    Raise CopyError for an encoding that lacks characters, DatabaseUnavailableError if it is in use.
+    Raise CopyError for an encoding that lacks characters or a role that may not make tables,
+    DatabaseSettingsError for a pooler, DatabaseUnavailableError if it is in use.
     """
+    _refuse_pooler(settings)
     with open_connection(settings) as connection:
         driver: Any = connection.connection.driver_connection
         target = Target(driver)
         warning = encoding_warning(target.read("SHOW server_encoding")[0][0])
         if warning is not None:
             raise CopyError(f"{warning}: make the target WITH ENCODING 'UTF8' TEMPLATE template0")
-        if not target.read("SELECT pg_try_advisory_lock(%s)", LOCK_KEY)[0][0]:
-            raise DatabaseUnavailableError("another copy to this database is under way: wait")
+        if missing := target.find_missing_right():
+            raise CopyError(f"the target's role may not make tables: {missing}")
+        _lock(target)
         yield target
+
+
+def _refuse_pooler(settings: DatabaseSettings) -> None:
+    try:
+        check_migration_connections(settings)
+    except PoolerError as error:
+        variable = settings.database_migration_target.chosen_by
+        raise DatabaseSettingsError(
+            f"{variable}: a copy can't go through a transaction pooler (PgBouncer); name the "
+            "database itself"
+        ) from error
+
+
+def _lock(target: Target) -> None:
+    # The server may need a moment to notice that the client of the last copy was killed.
+    for _ in range(50):
+        if target.read("SELECT pg_try_advisory_lock(%s)", LOCK_KEY)[0][0]:
+            return
+        time.sleep(0.1)
+    raise DatabaseUnavailableError("another copy to this database is under way: wait")

@@ -19,6 +19,8 @@ _OBSTACLES = """
     SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname),
         format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', conrelid::regclass, conname,
             pg_get_constraintdef(oid))
+            || coalesce(format('; COMMENT ON CONSTRAINT %%I ON %%s IS %%L', conname,
+                conrelid::regclass, obj_description(oid, 'pg_constraint')), '')
     FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
         AND (conrelid = ANY(%(tables)s::regclass[]) OR confrelid = ANY(%(tables)s::regclass[]))
     UNION ALL
@@ -143,31 +145,38 @@ def _set_version(version: tuple[str, str]) -> str:
     return f"INSERT INTO {quote_name(version[0])} (version_num) VALUES ('{revision}')"
 
 
-def find_model_sequences(models: Iterable[MetaData]) -> list[SequenceOwner]:
+def find_model_sequences(
+    models: Iterable[MetaData], pairs: Iterable[TablePair]
+) -> list[SequenceOwner]:
     """Return table, column and sequence of models whose values Python asks a sequence for."""
-    tables = [table for one in models for table in one.tables.values()]
+    copied = {(pair.name, column.name) for pair in pairs for column in pair.columns}
     return [
         (table.name, column.name, quote_name(column.default.name))
-        for table in tables
+        for one in models
+        for table in one.tables.values()
         for column in table.columns
-        if isinstance(column.default, Sequence)
+        if isinstance(column.default, Sequence) and (table.name, column.name) in copied
     ]
 
 
 def write_sequence_values(
-    sequences: Iterable[SequenceOwner], pairs: Iterable[TablePair], counters: Mapping[str, int]
+    owners: Iterable[SequenceOwner], pairs: Iterable[TablePair], counters: Mapping[str, int]
 ) -> list[str]:
-    """Return the statements that let each sequence go on after the rows."""
+    """Return the statements that let each sequence go on after the rows of all its tables."""
     sources = {pair.name: pair.source.name for pair in pairs}
-    statements = []
-    for table, column, sequence in sequences:
+    highest: dict[str, list[str]] = {}
+    for table, column, sequence in owners:
         if table in sources:
-            literal = "'" + sequence.replace("'", "''") + "'"
             given = counters.get(sources[table], 0)
-            highest = f"SELECT greatest(max({quote_name(column)}), {given}) AS highest"
-            statements.append(
-                f"SELECT setval({literal}, highest) FROM ({highest} FROM {quote_name(table)}) "
-                f"AS found, pg_sequence WHERE seqrelid = to_regclass({literal}) "
-                "AND highest BETWEEN seqmin AND seqmax"
+            highest.setdefault(sequence, []).append(
+                f"(SELECT greatest(max({quote_name(column)}), {given}) FROM {quote_name(table)})"
             )
+    statements = []
+    for sequence, values in highest.items():
+        literal = "'" + sequence.replace("'", "''") + "'"
+        statements.append(
+            f"SELECT setval({literal}, highest) FROM (SELECT greatest({', '.join(values)}) "
+            f"AS highest) AS found, pg_sequence WHERE seqrelid = to_regclass({literal}) "
+            "AND highest BETWEEN seqmin AND seqmax"
+        )
     return statements

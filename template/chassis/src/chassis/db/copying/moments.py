@@ -1,7 +1,7 @@
 """SQLite's dates and times as PostgreSQL writes them: SQLAlchemy stores them there as texts."""
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from .errors import CORRECT, RefusedValueError, refuse_class
@@ -40,19 +40,12 @@ def convert_time(value: Any) -> str:
 
 
 def convert_interval(value: Any) -> str:
-    """Return the moment that far after 1970 as an interval."""
+    """Return the moment that far after 1970 as an interval, which PostgreSQL writes otherwise."""
     moment = _parse_text(datetime.fromisoformat, value, "intervals")
     if moment.tzinfo is not None:
         raise RefusedValueError("a moment with a time zone in a column of intervals", CORRECT)
     length = moment - _INTERVAL_EPOCH
-    days, rest = length.days, length - timedelta(days=length.days)
-    clock = _cut_zeros((datetime.min + rest).time().isoformat())
-    if not days:
-        return clock
-    counted = f"{days} day" if days == 1 else f"{days} days"
-    if not rest:
-        return counted
-    return f"{counted} {'+' if days < 0 else ''}{clock}"
+    return f"{length.days} days {length.seconds} seconds {length.microseconds} microseconds"
 
 
 def _parse_text(parse: Callable[[str], Any], value: Any, column_of: str) -> Any:

@@ -65,10 +65,6 @@ class CopyPlan:
     pairs: tuple[TablePair, ...]
     notes: tuple[str, ...]
 
-    def find_pair(self, name: str) -> TablePair | None:
-        """Return the pair of a table of PostgreSQL's, if it is copied."""
-        return next((pair for pair in self.pairs if pair.name == name), None)
-
 
 def plan_copy(
     source: SourceFile,
@@ -79,14 +75,14 @@ def plan_copy(
     left_out: Collection[str],
 ) -> CopyPlan:
     """Pair the tables and their columns by name; what has no place is a finding."""
-    known = {name.lower(): (name, columns) for name, columns in target.read_columns().items()}
+    known = target.read_columns()
     pairs: list[TablePair] = []
     notes = [f"virtual table {name} is not copied" for name in source.read_virtual_tables()]
     for table in tables:
         if table.name in left_out:
             notes.append(f"table {table.name} is left out, as asked for")
-        elif table.name.lower() in known:
-            pairs.append(_pair_columns(source, table, *known[table.name.lower()], findings))
+        elif name := find_name(table.name, known):
+            pairs.append(_pair_columns(source, table, name, known[name], findings))
         elif source.count(table):
             finding = findings.add(
                 table.name,
@@ -100,6 +96,11 @@ def plan_copy(
     return CopyPlan(tuple(pairs), tuple(notes))
 
 
+def find_name(name: str, known: Collection[str]) -> str | None:
+    """Return the name that PostgreSQL has for one of the file: it folds those without quotes."""
+    return next((one for one in (name, name.lower()) if one in known), None)
+
+
 def _pair_columns(
     source: SourceFile,
     table: SourceTable,
@@ -107,10 +108,10 @@ def _pair_columns(
     columns: list[TargetColumn],
     findings: Findings,
 ) -> TablePair:
-    found = {column.lower(): column for column in table.columns}
-    named = {column.name.lower() for column in columns}
+    named = [column.name for column in columns]
+    found = {find_name(column, named): column for column in table.columns}
     for unknown in table.columns:
-        if unknown.lower() not in named:
+        if not find_name(unknown, named):
             findings.add(
                 name,
                 unknown,
@@ -120,12 +121,12 @@ def _pair_columns(
     written = [column for column in columns if not column.is_generated]
     for column in written:
         is_needed = column.is_not_null and not column.has_default
-        if column.name.lower() not in found and is_needed and source.count(table):
+        if column.name not in found and is_needed and source.count(table):
             findings.add(
                 name,
                 column.name,
                 "the file's table has no such column, and it must not be NULL",
                 "add it in a migration for SQLite, or give it a default on PostgreSQL",
             )
-    copied = tuple(column for column in written if column.name.lower() in found)
-    return TablePair(table, name, tuple(found[one.name.lower()] for one in copied), copied)
+    copied = tuple(column for column in written if column.name in found)
+    return TablePair(table, name, tuple(found[one.name] for one in copied), copied)

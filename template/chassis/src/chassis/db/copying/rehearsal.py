@@ -1,15 +1,79 @@
 """The rows in temporary tables of PostgreSQL, which finds there what it would refuse."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from .plan import TablePair
 from .source import quote_name
-from .target import ForeignKey, Index, Target
+from .target import OUR_TABLES, Target
 
-ROW = "chassis_row"
-_KEYS = "pg_temp.chassis_keys"
-# What PostgreSQL lets an entry of a B-tree have, 2,704, without its header.
-_ENTRY_BYTES = 2688
+# Names are those that the server quotes; a table's temporary one is named after its OID. An entry
+# of a B-tree may have 2,704 bytes with its header. What a long key of an expression has is only
+# known once it is compressed, so that an index of these is not looked at.
+_RULES = f"""
+    WITH ours AS (
+        SELECT c.oid, c.relname AS name, 'pg_temp.chassis_' || c.oid AS copy
+        {OUR_TABLES}
+        WHERE to_regclass('pg_temp.chassis_' || c.oid) IS NOT NULL
+    ), trees AS (
+        SELECT ours.*, i.relname AS tree, indisunique, 0 = ANY (indkey::int2[]) AS is_computed,
+            coalesce(pg_get_expr(indpred, indrelid), 'true') AS predicate,
+            coalesce(to_jsonb(x) ->> 'indnullsnotdistinct', '') = 'true' AS takes_one_null,
+            ARRAY(SELECT pg_get_indexdef(i.oid, place, false)
+                FROM generate_series(1, indnkeyatts) AS place ORDER BY place) AS keys
+        FROM ours JOIN pg_index x ON indrelid = ours.oid
+        JOIN pg_class i ON i.oid = indexrelid JOIN pg_am m ON m.oid = i.relam AND amname = 'btree'
+    ), links AS (
+        SELECT ours.*, conname, confrelid::regclass AS parent,
+            coalesce(to_regclass('pg_temp.chassis_' || confrelid), confrelid::regclass) AS parents,
+            ARRAY(SELECT format('child.%I', attname) FROM unnest(conkey) WITH ORDINALITY AS e(n)
+                JOIN pg_attribute ON attrelid = conrelid AND attnum = n
+                ORDER BY ordinality) AS columns,
+            ARRAY(SELECT format('parent.%I', attname) FROM unnest(confkey) WITH ORDINALITY AS e(n)
+                JOIN pg_attribute ON attrelid = confrelid AND attnum = n
+                ORDER BY ordinality) AS referred
+        FROM ours JOIN pg_constraint ON conrelid = ours.oid
+            AND contype = 'f' AND conparentid = 0 AND convalidated
+    )
+    SELECT name, array_to_string(keys, ', '), format('too long for the index %s', tree),
+        'shorten it, or change the index in a migration',
+        format('SELECT chassis_row FROM %s WHERE %s AND %s > 2688', copy, predicate,
+            (SELECT string_agg(format('coalesce(pg_column_size(%s), 0)', key), ' + ')
+                FROM unnest(keys) AS key))
+    FROM trees WHERE NOT is_computed
+    UNION ALL
+    SELECT name, array_to_string(keys, ', '),
+        format('the same values twice, where %s is unique,', tree),
+        'make them differ, or delete all rows but one',
+        format('SELECT chassis_row FROM (SELECT chassis_row, count(*) OVER (PARTITION BY %s) '
+            'AS same FROM %s WHERE %s AND (%s OR ROW(%1$s) IS NOT NULL)) AS grouped WHERE same > 1',
+            array_to_string(keys, ', '), copy, predicate, takes_one_null::text)
+    FROM trees WHERE indisunique
+    UNION ALL
+    SELECT name, '', format('the CHECK %s does not hold', conname),
+        'correct the row, or drop the CHECK in a migration',
+        format('SELECT chassis_row FROM %s WHERE NOT (%s)', copy, pg_get_expr(conbin, conrelid))
+    FROM ours JOIN pg_constraint ON conrelid = ours.oid AND contype = 'c'
+    UNION ALL
+    SELECT name, replace(array_to_string(columns, ', '), 'child.', ''),
+        format('no row of %s that it refers to (%s)', parent, conname),
+        'add the parent, set the reference to NULL, or delete the row',
+        format('SELECT chassis_row FROM %s AS child WHERE ROW(%s) IS NOT NULL '
+            'AND NOT EXISTS (SELECT FROM %s AS parent WHERE (%2$s) = (%4$s))',
+            copy, array_to_string(columns, ', '), parents, array_to_string(referred, ', '))
+    FROM links
+    ORDER BY 1, 2, 3
+"""
+
+
+class Rule(NamedTuple):
+    """What a constraint or an index demands, and the query for the rows that break it."""
+
+    table: str
+    column: str
+    problem: str
+    cure: str
+    query: str
 
 
 class Rehearsal:
@@ -22,15 +86,15 @@ class Rehearsal:
     def create(self, pairs: Iterable[TablePair]) -> None:
         """Make the tables, where each column may be NULL: what must not be is found before."""
         known = self._target.read_columns()
-        for place, pair in enumerate(pairs):
-            self._tables[pair.name] = table = f"pg_temp.chassis_{place}"
+        for pair in pairs:
+            table = quote_name(pair.name)
+            number = self._target.read("SELECT to_regclass(%s)::oid", table)[0][0]
+            self._tables[pair.name] = copy = f"pg_temp.chassis_{number}"
             required = [one.name for one in known[pair.name] if one.is_not_null]
             changes = [f"ALTER {quote_name(name)} DROP NOT NULL" for name in required]
-            number = f"ADD {ROW} bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY"
-            self._target.execute(
-                f"CREATE TABLE {table} (LIKE {quote_name(pair.name)} INCLUDING GENERATED)"
-            )
-            self._target.execute(f"ALTER TABLE {table} {', '.join([*changes, number])}")
+            changes.append("ADD chassis_row bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY")
+            self._target.execute(f"CREATE TABLE {copy} (LIKE {table} INCLUDING GENERATED)")
+            self._target.execute(f"ALTER TABLE {copy} {', '.join(changes)}")
 
     def write(self, pair: TablePair, data: bytes, first: int) -> None:
         """Write lines of COPY, of which the first is the row of this number.
@@ -38,65 +102,26 @@ class Rehearsal:
         Raise psycopg.Error if the server refuses them.
         """
         table = self._tables[pair.name]
-        self._target.read(
-            "SELECT setval(pg_get_serial_sequence(%s, %s), %s, false)", table, ROW, first
-        )
+        sequence = "pg_get_serial_sequence(%s, 'chassis_row')"
+        self._target.read(f"SELECT setval({sequence}, %s, false)", table, first)
         with (
             self._target.driver.cursor() as cursor,
             cursor.copy(f"COPY {table} ({name_columns(pair)}) FROM STDIN".encode()) as copy,
         ):
             copy.write(data)
 
+    def read_rules(self) -> list[Rule]:
+        """Return what the tables that are copied demand of the rows."""
+        return [Rule(*facts) for facts in self._target.read(_RULES)]
+
     def insert(self, pair: TablePair, after: int, rows: int) -> None:
         """Insert so many rows after one into the table that they are meant for."""
         names = name_columns(pair)
         self._target.execute(
             f"INSERT INTO {quote_name(pair.name)} ({names}) OVERRIDING SYSTEM VALUE "
-            f"SELECT {names} FROM {self._tables[pair.name]} "
-            f"WHERE {ROW} > {after} AND {ROW} <= {after + rows} ORDER BY {ROW}"
+            f"SELECT {names} FROM {self._tables[pair.name]} WHERE chassis_row > {after} "
+            f"AND chassis_row <= {after + rows} ORDER BY chassis_row"
         )
-
-    def find_duplicates(self, index: Index) -> str:
-        """Return the query for rows that have the same keys."""
-        keys = ", ".join(index.keys)
-        present = [f"({key}) IS NOT NULL" for key in index.keys if not index.nulls_not_distinct]
-        return (
-            f"SELECT {ROW} FROM (SELECT {ROW}, count(*) OVER (PARTITION BY {keys}) AS same "
-            f"FROM {self._tables[index.table]} WHERE {' AND '.join([index.predicate, *present])}) "
-            "AS grouped WHERE same > 1"
-        )
-
-    def find_too_long(self, index: Index) -> str:
-        """Return the query for rows whose keys are longer than an entry may be, once compressed."""
-        keys = ", ".join(f"{key} AS key_{place}" for place, key in enumerate(index.keys))
-        self._target.execute(f"DROP TABLE IF EXISTS {_KEYS}")
-        self._target.execute(
-            f"CREATE TABLE {_KEYS} AS SELECT {ROW}, {keys} FROM {self._tables[index.table]} "
-            f"WHERE {index.predicate} AND {_add_sizes(index.keys)} > {_ENTRY_BYTES}"
-        )
-        stored = [f"key_{place}" for place in range(len(index.keys))]
-        return f"SELECT {ROW} FROM {_KEYS} WHERE {_add_sizes(stored)} > {_ENTRY_BYTES}"
-
-    def find_broken(self, table: str, condition: str) -> str:
-        """Return the query for rows that a CHECK does not hold of."""
-        return f"SELECT {ROW} FROM {self._tables[table]} WHERE NOT ({condition})"
-
-    def find_orphans(self, key: ForeignKey) -> str:
-        """Return the query for rows without the parent that they refer to."""
-        parent = self._tables.get(key.parent, quote_name(key.parent))
-        present = " AND ".join(f"child.{name} IS NOT NULL" for name in key.columns)
-        same = " AND ".join(
-            f"parent.{one} = child.{other}"
-            for one, other in zip(key.parent_columns, key.columns, strict=True)
-        )
-        return (
-            f"SELECT {ROW} FROM {self._tables[key.table]} AS child WHERE {present} "
-            f"AND NOT EXISTS (SELECT FROM {parent} AS parent WHERE {same})"
-        )
-
-
-def _add_sizes(keys: Iterable[str]) -> str:
-    return " + ".join(f"coalesce(pg_column_size({key}), 0)" for key in keys)
 
 
 def name_columns(pair: TablePair) -> str:

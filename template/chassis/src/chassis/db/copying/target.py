@@ -12,56 +12,40 @@ from .source import quote_name
 SequenceOwner = tuple[str, str, str]
 
 # Of the schema that a service uses, without the tables of extensions.
-_OURS = """
+OUR_TABLES = """
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
         AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND NOT EXISTS (
             SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid
                 AND deptype = 'e')
+"""
+_MISSING_RIGHTS = """
+    SELECT 'name one that exists in search_path' WHERE current_schema() IS NULL
+    UNION ALL
+    SELECT format('GRANT CREATE ON SCHEMA %I TO %I', current_schema(), current_user)
+    WHERE NOT has_schema_privilege(current_schema(), 'CREATE')
+    UNION ALL
+    SELECT format('GRANT TEMPORARY ON DATABASE %I TO %I', current_database(), current_user)
+    WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
+"""
+_MATERIALIZED_VIEWS = """
+    SELECT oid::regclass::text FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relkind = 'm' AND relispopulated
+    ORDER BY oid
 """
 _COLUMNS = f"""
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), b.typname,
         CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, t.typtype = 'd',
         a.attnotnull, a.attgenerated <> '', a.atthasdef OR a.attidentity <> '',
         ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = b.oid)
-    {_OURS}
+    {OUR_TABLES}
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_type t ON t.oid = a.atttypid
     JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
     ORDER BY c.relname, a.attnum
 """
-_INDEXES = f"""
-    SELECT c.relname, i.relname, ARRAY(SELECT pg_get_indexdef(i.oid, place, false)
-            FROM generate_series(1, x.indnkeyatts) AS place),
-        coalesce(pg_get_expr(x.indpred, c.oid), 'true'), x.indisunique,
-        coalesce((to_jsonb(x) ->> 'indnullsnotdistinct')::boolean, false)
-    {_OURS}
-    JOIN pg_index x ON x.indrelid = c.oid
-    JOIN pg_class i ON i.oid = x.indexrelid
-    JOIN pg_am m ON m.oid = i.relam AND m.amname = 'btree'
-    ORDER BY i.relname
-"""
-_CHECKS = f"""
-    SELECT c.relname, k.conname, pg_get_expr(k.conbin, c.oid)
-    {_OURS}
-    JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'c'
-    ORDER BY k.conname
-"""
-_NAMES = """
-    ARRAY(SELECT quote_ident(a.attname) FROM unnest({keys}) WITH ORDINALITY AS each(number, place)
-        JOIN pg_attribute a ON a.attrelid = {table} AND a.attnum = each.number ORDER BY each.place)
-"""
-_FOREIGN_KEYS = f"""
-    SELECT c.relname, k.conname, {_NAMES.format(keys="k.conkey", table="k.conrelid")},
-        f.relname, {_NAMES.format(keys="k.confkey", table="k.confrelid")}
-    {_OURS}
-    JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0
-        AND k.convalidated
-    JOIN pg_class f ON f.oid = k.confrelid
-    ORDER BY k.conname
-"""
 _SEQUENCES = f"""
     SELECT c.relname, a.attname, s.oid::regclass::text
-    {_OURS}
+    {OUR_TABLES}
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef e ON e.adrelid = c.oid AND e.adnum = a.attnum
     JOIN pg_depend d ON (d.classid, d.objid, d.refclassid) = (
@@ -106,29 +90,6 @@ class TargetColumn:
         return ((self.modifier - 4) & 0x7FF ^ 1024) - 1024
 
 
-@dataclass(frozen=True)
-class Index:
-    """A B-tree over `keys`, columns or expressions, of the rows that a predicate is true of."""
-
-    table: str
-    name: str
-    keys: Sequence[str]
-    predicate: str
-    is_unique: bool
-    nulls_not_distinct: bool
-
-
-@dataclass(frozen=True)
-class ForeignKey:
-    """Columns that refer to those of a parent; their names are quoted."""
-
-    table: str
-    name: str
-    columns: Sequence[str]
-    parent: str
-    parent_columns: Sequence[str]
-
-
 class Target:
     """The database, by the one connection that everything but migrations uses."""
 
@@ -146,6 +107,10 @@ class Target:
         """Return the rows of a query."""
         return self.driver.execute(query.encode(), values or None).fetchall()
 
+    def find_missing_right(self) -> str | None:
+        """Return the statement that gives the role a right which a copy needs, if it lacks one."""
+        return next((grant for (grant,) in self.read(_MISSING_RIGHTS)), None)
+
     def read_columns(self) -> dict[str, list[TargetColumn]]:
         """Return the columns of each table."""
         tables: dict[str, list[TargetColumn]] = {}
@@ -153,21 +118,13 @@ class Target:
             tables.setdefault(table, []).append(TargetColumn(*facts))
         return tables
 
-    def read_indexes(self) -> list[Index]:
-        """Return the B-trees, also those of primary keys and unique constraints."""
-        return [Index(*facts) for facts in self.read(_INDEXES)]
-
-    def read_checks(self) -> list[tuple[str, str, str]]:
-        """Return table, name and condition of each CHECK."""
-        return self.read(_CHECKS)
-
-    def read_foreign_keys(self) -> list[ForeignKey]:
-        """Return the foreign keys that all rows must hold."""
-        return [ForeignKey(*facts) for facts in self.read(_FOREIGN_KEYS)]
-
     def read_sequences(self) -> list[SequenceOwner]:
         """Return table, column and sequence of each column that counts by itself."""
         return self.read(_SEQUENCES)
+
+    def read_materialized_views(self) -> list[str]:
+        """Return the materialized views that have been filled."""
+        return [name for (name,) in self.read(_MATERIALIZED_VIEWS)]
 
     def has_rows(self, table: str) -> bool:
         """Return whether a table has a row."""

@@ -67,7 +67,7 @@ def is_written_alike(column: TargetColumn) -> bool:
     """Return whether a converted value is as PostgreSQL writes it; else the server is asked."""
     if column.is_domain:
         return False
-    if column.kind in ("time", "timestamp", "timestamptz", "interval"):
+    if column.kind in ("time", "timestamp", "timestamptz"):
         return column.modifier == -1
     return column.is_enum or column.kind in _WRITTEN_ALIKE
 
@@ -205,4 +205,5 @@ _PLAIN = {
     *("bool", "int2", "int4", "int8", "numeric", "float4", "float8", "uuid"),
     *("date", "time", "timestamp", "timestamptz", "interval"),
 }
-_WRITTEN_ALIKE = {*_CONVERTERS, *_PLAIN, "varchar", "bpchar"} - {"float4", "float8", "jsonb"}
+_WRITTEN_OTHERWISE = {"float4", "float8", "interval", "jsonb"}
+_WRITTEN_ALIKE = {*_CONVERTERS, *_PLAIN, "varchar", "bpchar"} - _WRITTEN_OTHERWISE

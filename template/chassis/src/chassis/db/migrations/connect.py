@@ -32,6 +32,10 @@ _POOLER_REFUSAL = (
 )
 
 
+class PoolerError(DatabaseSettingsError):
+    """A transaction pooler stands before the database."""
+
+
 def wait_for_database(settings: DatabaseSettings) -> None:
     """Wait until the database answers, `APP_DATABASE_WAIT_SECONDS` at most.
 
@@ -130,7 +134,7 @@ def open_engine(engine: Engine, target: DatabaseTarget) -> Iterator[Connection]:
         connection = engine.connect()
     except DatabaseError as error:
         if is_refusal_by_pooler(str(error.orig)):
-            raise DatabaseSettingsError(_POOLER_REFUSAL) from error
+            raise PoolerError(_POOLER_REFUSAL) from error
         raise connection_error(target.masked, [error]) from error
     with connection:
         if connection.dialect.name == "postgresql":
@@ -150,14 +154,14 @@ def _refuse_named_pooler(settings: DatabaseSettings) -> None:
     target = settings.database_migration_target
     shared = target is settings.database_target
     if target.pgbouncer or (shared and uses_pgbouncer(settings, target)):
-        raise DatabaseSettingsError(_POOLER_REFUSAL)
+        raise PoolerError(_POOLER_REFUSAL)
 
 
 def refuse_noticed_pooler(*pair: Connection) -> None:
-    """Raise DatabaseSettingsError if two idle connections share a server process."""
+    """Raise PoolerError if two idle connections share a server process."""
     for one in pair:
         one.execution_options(isolation_level="AUTOCOMMIT")
     ask = text("SELECT pg_backend_pid()")
     seen = [tuple(one.scalar(ask) for one in pair) for _ in range(3)]
     if len({pid for row in seen for pid in row}) != 2 or len(set(seen)) != 1:
-        raise DatabaseSettingsError(_POOLER_REFUSAL)
+        raise PoolerError(_POOLER_REFUSAL)
