@@ -32,7 +32,7 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_370
+CORE = 10_390
 ROOMS = (
     Room("src/chassis", 620),
     Room("src/chassis/http", 1560),
@@ -41,10 +41,10 @@ ROOMS = (
     Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 760),
-    Room("src/chassis/commands", 1975),
+    Room("src/chassis/commands", 1980),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1530, in_core=False),
-    Room("src/chassis/db/copying", 1770, in_core=False),
+    Room("src/chassis/db/copying", 1740, in_core=False),
     # Parts, which only who uses them imports.
     Room("src/chassis/db/models.py", 190, in_core=False),
     Room("src/chassis/resources.py", 120, in_core=False),
