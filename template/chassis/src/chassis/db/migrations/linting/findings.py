@@ -80,7 +80,7 @@ def _find_dangers(statements: Sequence[Statement], new: Set[str]) -> list[Danger
     if program := find_squawk():
         found = [one for one in run_squawk(program, statements) if one[0] in ours]
         for one in (one for one, rule in found if rule == "syntax-error"):
-            logger.warning("not linted, as Squawk can't read it: %s", " ".join(one.sql.split()))
+            logger.warning("not linted, as Squawk can't read it: %s", one.shown)
         dangers += drop_harmless(found, statements, made)
     else:
         rules = ", ".join(SQUAWK_RULES)
@@ -95,11 +95,11 @@ def _judge(script: "Script", dangers: list[Danger]) -> Iterator[Finding]:
         if comment := _ALLOWANCE.search(line):
             allowed.add(comment[1])
             if comment[1] not in ALL_RULES:
-                message = _describe_comment(comment[1])
-                yield Finding(script.path, number, message)
+                yield Finding(script.path, number, _describe_comment(comment[1]))
     for one, rule in sorted(dangers, key=lambda danger: danger[0].line):
         if one.revision.revision == script.revision and rule not in allowed:
-            yield Finding(script.path, one.line, f"{rule}: {ALL_RULES[rule]}")
+            what = f"{rule}, {one.shown}" if one.sql else rule
+            yield Finding(script.path, one.line, f"{what}: {ALL_RULES[rule]}")
 
 
 def _describe_comment(rule: str | None) -> str:

@@ -47,6 +47,11 @@ class Statement:
         found = _TABLE.match(self.sql)
         return found[1].replace('"', "") if found else None
 
+    @property
+    def shown(self) -> str:
+        """The statement in one line, cut short."""
+        return f"{' '.join(self.sql.split()).removesuffix(';'):.100}"
+
     def matches(self, pattern: str) -> bool:
         """Return whether the statement begins with a pattern, in letters of either case."""
         return re.match(rf"{_START}(?:{pattern})", self.sql, re.IGNORECASE | re.DOTALL) is not None
