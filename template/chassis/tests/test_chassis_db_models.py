@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, MappedAsDataclass, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
 
 from chassis import ChassisSettings
@@ -308,6 +308,20 @@ async def test_keys_are_made_on_both(session: AsyncSession) -> None:
     await session.execute(insert(Order), [{"id": 2**40}])
     await session.execute(insert(Order), [{"id": 5}])
     assert await session.get(Order, 2**40)
+
+
+async def test_a_dataclass_gets_a_key(session: AsyncSession, settings: ChassisSettings) -> None:
+    class Note(MappedAsDataclass, Base):
+        __tablename__ = "note"
+        metadata = MetaData()
+        id: Mapped[UUIDKey] = mapped_column(init=False)
+        name: Mapped[str]
+
+    create_tables(settings, Note.metadata)
+    note = Note(name="a")
+    session.add(note)
+    await session.commit()
+    assert note.id.version == 7
 
 
 async def test_a_big_key_counts(session: AsyncSession) -> None:

@@ -154,11 +154,18 @@ async def test_if_match_is_read_as_http_says(
     assert response.status_code == status, response.text
     if status == 412:
         assert response.json()["title"] == "Precondition Failed"
-        assert "read it again" in response.json()["detail"]
+        assert "If-Match" in response.json()["detail"]
     if status == 422:
         [error] = response.json()["errors"]
         assert error["loc"] == ["header", "If-Match"]
         assert 'such as "3"' in error["msg"]
+
+
+async def test_a_version_that_a_proxy_made_weak_is_told(client: AsyncClient) -> None:
+    response = await client.patch("/orders/1", params={"note": "x"}, headers=named('W/"1"'))
+    assert response.status_code == 412
+    assert response.json()["detail"].startswith("If-Match compares no weak tag (W/): a proxy")
+    assert response.json()["detail"].endswith('Send "1".')
 
 
 async def test_a_long_list_is_read_fast(client: AsyncClient) -> None:

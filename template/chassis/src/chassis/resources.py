@@ -53,10 +53,13 @@ class Precondition:
 
     def check(self, version: int) -> None:
         """Raise a ProblemError of 412 unless a row's version is one of those that were named."""
-        if self._tags is not None and etag(version) not in self._tags:
-            raise ProblemError(
-                412, "It is not the version that If-Match names: read it again, with its ETag."
-            )
+        if self._tags is None or etag(version) in self._tags:
+            return
+        if f"W/{etag(version)}" in self._tags:
+            raise ProblemError(412, f"{_WEAK} Send {etag(version)}.")
+        raise ProblemError(
+            412, "It is not the version that If-Match names: read it again, with its ETag."
+        )
 
 
 class IfMatchReader:
@@ -94,6 +97,7 @@ IfMatch = Annotated[Precondition, Depends(IfMatchReader(is_required=False))]
 RequiredIfMatch = Annotated[Precondition, Depends(IfMatchReader(is_required=True))]
 """The same, and 428 for a request that says nothing."""
 
+_WEAK = "If-Match compares no weak tag (W/): a proxy that compresses may have made it one."
 _TAG_SCHEMA = {"schema": {"type": "string"}, "description": "The version, in quotation marks."}
 _MALFORMED = {
     "type": "entity_tag",

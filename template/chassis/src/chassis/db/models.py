@@ -107,7 +107,7 @@ def uuid7() -> UUID:
     return _SEQUENCE.next_uuid()
 
 
-UUIDKey = Annotated[UUID, mapped_column(primary_key=True, default=uuid7)]
+UUIDKey = Annotated[UUID, mapped_column(primary_key=True, insert_default=uuid7)]
 """A primary key that the process makes, rising so that inserts are cheap: `Mapped[UUIDKey]`."""
 
 BigKey = Annotated[int, mapped_column(BigInteger, primary_key=True)]
