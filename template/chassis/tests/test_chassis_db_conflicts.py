@@ -33,9 +33,8 @@ from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from chassis import ChassisSettings
-from chassis.db import NAMING_CONVENTION, Base, DbSession, conflict
-from chassis.db.conflicts import Conflict, find_conflict
+from chassis import ChassisSettings, ProblemError
+from chassis.db import NAMING_CONVENTION, Base, Conflict, DbSession, conflict, find_conflict
 from chassis.db.migrations.options import create_environment
 
 SECRET = "s3cret"
@@ -258,6 +257,9 @@ class Pet(Apart):
     kind_id: Mapped[int | None] = mapped_column(
         ForeignKey("kind.id", info=conflict("kind_id", "There is no such kind."))
     )
+    mother_id: Mapped[int | None] = mapped_column(
+        ForeignKey("pet.id", info=conflict("mother_id", "There is no such pet."))
+    )
     part: Mapped[int | None]
     of: Mapped[int | None]
     silent_id: Mapped[int | None] = mapped_column(ForeignKey("kind.id"))
@@ -340,6 +342,12 @@ async def test_a_row_may_refer_to_its_own_table(session: AsyncSession) -> None:
     rows = [{"id": 2, "town": 2, "boss_id": 1}, {"id": 3, "town": 3, "boss_id": 2}]
     await session.execute(insert(Owner), rows)
     assert await break_rule(session, update(Owner).values(boss_id=9)) == known
+
+    family = [
+        {"id": 2, "owner_id": 1, "mother_id": 1, "kind_id": 1},
+        {"id": 3, "owner_id": 7, "mother_id": 2, "kind_id": 1},
+    ]
+    assert await break_rule(session, insert(Pet).returning(Pet.id), family) == NO_OWNER
 
 
 @pytest.mark.usefixtures("pets")
@@ -517,6 +525,24 @@ def test_a_class_may_be_mapped_to_a_query() -> None:
         __mapper_args__ = {"primary_key": [__table__.c.id]}  # noqa: RUF012
 
     assert Loud.__mapper__
+
+
+async def test_a_route_may_say_it_in_its_own_words(settings: ChassisSettings, pets: None) -> None:
+    router = APIRouter()
+
+    @router.post("/pets")
+    async def add(session: DbSession, owner: int) -> None:
+        session.add(Pet(owner_id=owner))
+        try:
+            await session.commit()
+        except IntegrityError as error:
+            if find_conflict(error) == NO_OWNER:
+                raise ProblemError(422, "Adopt it first.") from error
+            raise
+
+    async with started(create_stock(settings, router)) as client:
+        response = await client.post("/pets", params={"owner": 9})
+    assert (response.status_code, response.json()["detail"]) == (422, "Adopt it first.")
 
 
 async def test_a_conflict_names_the_field_and_never_the_value(

@@ -371,6 +371,8 @@ SAME = [
     ("ΌΣΟΣ", "όσος"),
     ("\N{KELVIN SIGN}", "k"),
     ("İ", normalize("NFD", "İ").lower()),
+    # An accent and a letter below, in either order.
+    ("\u03b1\u0345\u0301", "\u03b1\u0301\u0345"),
 ]
 
 

@@ -155,6 +155,9 @@ async def test_a_sum_of_products_of_fractions_is_rounded_once(session: AsyncSess
     await fill(session, [Decimal("0.01")] * 4, rate=Decimal("0.25"))
     total = await session.scalar(select(func.sum(P.amount * P.rate)))
     assert total == Decimal("0.01")
+    await fill(session, [Decimal("0.05")] * 4)
+    squares = select(func.sum(P.amount * P.amount)).where(P.amount > Decimal("0.01"))
+    assert await session.scalar(squares) == Decimal("0.01")
 
 
 async def test_other_sums_are_as_they_were(session: AsyncSession) -> None:

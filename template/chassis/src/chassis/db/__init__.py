@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .address.settings import DatabaseSettings
 from .base import NAMING_CONVENTION, POSTGRES_NAMES, Base
-from .conflicts import conflict
+from .conflicts import Conflict, conflict, find_conflict
 from .engines import create_database_engine, create_read_engine
 from .errors import DatabaseUnavailableError, ReadOnlySessionError, is_transient
 from .request_sessions import (
@@ -28,6 +28,7 @@ __all__ = [
     "NAMING_CONVENTION",
     "POSTGRES_NAMES",
     "Base",
+    "Conflict",
     "DatabaseSettings",
     "DatabaseUnavailableError",
     "DbReadSession",
@@ -40,6 +41,7 @@ __all__ = [
     "create_database_engine",
     "create_read_engine",
     "create_session_factory",
+    "find_conflict",
     "get_db_read_session",
     "get_db_session",
     "is_transient",

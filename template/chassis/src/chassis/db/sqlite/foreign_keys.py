@@ -47,8 +47,8 @@ def _find_candidates(context: Any, connection: Connection) -> Iterator[ForeignKe
     for values in rows:
         for key in keys:
             if key.referred_table is statement.table and len(rows) > 1:
-                # It may be one of those that were refused together with this row.
-                return
+                # The row may be one of those that were refused together with this one.
+                continue
             sought = {part.column: values.get(part.parent.key) for part in key.elements}
             if None not in sought.values() and not connection.scalar(
                 select(exists().where(*(column == value for column, value in sought.items())))
