@@ -37,7 +37,7 @@ ROOMS = (
     Room("src/chassis", 620),
     Room("src/chassis/http", 1560),
     Room("src/chassis/observe", 770),
-    Room("src/chassis/db", 2500),
+    Room("src/chassis/db", 2510),
     Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 760),

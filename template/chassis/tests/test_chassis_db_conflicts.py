@@ -532,7 +532,7 @@ async def test_a_route_may_say_it_in_its_own_words(settings: ChassisSettings, pe
 
     @router.post("/pets")
     async def add(session: DbSession, owner: int) -> None:
-        session.add(Pet(owner_id=owner))
+        session.add(Pet(id=2, owner_id=owner))
         try:
             await session.commit()
         except IntegrityError as error:

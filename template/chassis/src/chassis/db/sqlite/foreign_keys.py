@@ -46,7 +46,7 @@ def _find_candidates(context: Any, connection: Connection) -> Iterator[ForeignKe
     rows = context.compiled_parameters
     for values in rows:
         for key in keys:
-            if key.referred_table is statement.table and len(rows) > 1:
+            if key.referred_table.fullname == statement.table.fullname and len(rows) > 1:
                 # The row may be one of those that were refused together with this one.
                 continue
             sought = {part.column: values.get(part.parent.key) for part in key.elements}
