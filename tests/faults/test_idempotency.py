@@ -12,6 +12,7 @@ import pytest
 from tests.scale import FULL
 
 from .bank import ANSWERS_WITHIN_SECONDS, Bank
+from .servers import Cluster, Pooler
 
 KILLS = 20 if FULL else 1
 CLIENTS = 50
@@ -27,6 +28,20 @@ def test_fifty_requests_and_a_kill_make_one_row_and_one_answer(
         answers, rows = send_and_kill(bank, "/orders", options)
         assert len(answers) == 1, answers
         assert rows == 1
+
+
+def test_it_is_so_behind_pgbouncer(
+    plain_server: Cluster, transaction_pooler: Pooler, tmp_path: Path
+) -> None:
+    """Each transaction may have another connection: the lock is the transaction's own."""
+    name = plain_server.create_database()
+    Bank(plain_server.url(name), tmp_path).migrate()
+    bank = Bank(transaction_pooler.url(name), tmp_path).set(APP_DATABASE_PGBOUNCER="true")
+
+    answers, rows = send_and_kill(bank, "/orders", ("--workers", "2"))
+
+    assert len(answers) == 1, answers
+    assert rows == 1
 
 
 def test_a_key_that_is_kept_by_a_commit_of_its_own_is_caught_by_this(bank: Bank) -> None:
