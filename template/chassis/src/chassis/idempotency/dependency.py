@@ -22,8 +22,8 @@ from .model import IdempotencyKey
 from .requests import (
     HEADER,
     IdempotencyError,
+    KeyedRequest,
     KeyHeader,
-    RequestIdentity,
     identify_request,
     refuse_concurrent_request,
     refuse_key,
@@ -53,17 +53,10 @@ _DELETE_OUTDATED = delete(_TABLE).where(_TABLE.c.digest.in_(select(_OUTDATED.c.d
 class Idempotency:
     """A request that is served once: its handler ends with `return await once.commit(answer)`."""
 
-    def __init__(
-        self,
-        session: AsyncSession,
-        request: Request,
-        response: Response,
-        identity: RequestIdentity | None,
-    ) -> None:
+    def __init__(self, session: AsyncSession, keyed: KeyedRequest) -> None:
         self._session = session
-        self._request = request
-        self._response = response
-        self._identity = identity
+        self._keyed = keyed
+        self._chassis = keyed.request.scope["chassis"]
         self._may_commit = False
 
     async def commit(self, answer: Any = None) -> Response:
@@ -82,11 +75,12 @@ class Idempotency:
     async def keep(self, answer: Any) -> Response:
         """Write the answer beside what was written, without the commit; return its response."""
         await self._session.flush()
-        response = make_response(answer, self._request, self._response)
-        if self._identity is not None:
-            kept = describe_response(response) | self._identity._asdict()
+        keyed = self._keyed
+        response = make_response(answer, keyed.request, keyed.response)
+        if keyed.digest is not None:
+            row = {"digest": keyed.digest, "fingerprint": keyed.fingerprint, "created_at": _now()}
             try:
-                await self._session.execute(insert(_TABLE), kept | {"created_at": _now()})
+                await self._session.execute(insert(_TABLE), row | describe_response(response))
             except IntegrityError as error:
                 # Another process was faster: there is no lock, or a rollback has released it.
                 raise refuse_concurrent_request() from error
@@ -99,22 +93,23 @@ class Idempotency:
 
         Raise ProblemError if the key was sent with another request, or is in use.
         """
-        if self._identity is None:
+        keyed = self._keyed
+        if keyed.digest is None:
             return None
         event.listen(self._session.sync_session, "before_commit", self._refuse_commit)
         if self._session.get_bind().dialect.name == "postgresql":
-            lock = int.from_bytes(bytes.fromhex(self._identity.digest[:16]), signed=True)
+            lock = int.from_bytes(bytes.fromhex(keyed.digest[:16]), signed=True)
             if not await self._session.scalar(_LOCK, {"lock": lock}):
                 raise refuse_concurrent_request()
         # After the lock: a statement sees what was committed before it began.
-        digest = {"digest": self._identity.digest}
+        digest = {"digest": keyed.digest}
         kept = (await self._session.execute(_FIND, digest)).mappings().one_or_none()
         if kept is None:
             return None
         if kept["created_at"] < self._oldest:
             await self._session.execute(_DELETE, digest)
             return None
-        if kept["fingerprint"] != self._identity.fingerprint:
+        if kept["fingerprint"] != keyed.fingerprint:
             message = f"This {HEADER} was sent with another request: use a new one for this."
             raise refuse_key(422, "idempotency_key_reused", message)
         self._may_commit = True
@@ -122,29 +117,22 @@ class Idempotency:
 
     @property
     def _oldest(self) -> datetime:
-        hours = self._request.scope["chassis"].settings.http_idempotency_hours
-        return _now() - timedelta(hours=hours)
+        return _now() - timedelta(hours=self._chassis.settings.http_idempotency_hours)
 
     def _refuse_commit(self, session: Session) -> None:
         if not self._may_commit and not session.in_nested_transaction():
             raise IdempotencyError(
-                f"{self._request.scope['chassis'].name} commits without its answer, and would do "
-                "its work again when it is sent again: return await once.commit(answer)"
+                f"{self._chassis.name} commits without its answer, and would do its work again "
+                "when it is sent again: return await once.commit(answer)"
             )
 
 
 class IdempotentTransaction:
     """A request that is served once, in a transaction that may have to run again."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        request: Request,
-        response: Response,
-        identity: RequestIdentity | None,
-    ) -> None:
+    def __init__(self, sessions: Sessions, keyed: KeyedRequest) -> None:
         self._sessions = sessions
-        self._request = (request, response, identity)
+        self._keyed = keyed
 
     async def run(
         self, work: Callable[[AsyncSession], Awaitable[Any]], *, serializable: bool = False
@@ -152,7 +140,7 @@ class IdempotentTransaction:
         """Run `work` as `run_transaction` does, and commit with it what it returns, the answer."""
 
         async def answer_once(session: AsyncSession) -> Response:
-            once = Idempotency(session, *self._request)
+            once = Idempotency(session, self._keyed)
             return await once.begin() or await once.keep(await work(session))
 
         return await run_transaction(self._sessions.write, answer_once, serializable=serializable)
@@ -168,13 +156,10 @@ def idempotency(*, caller: FindCaller | None, required: bool = True) -> Depends:
     identify = _create_identification(caller, required=required)
 
     async def open_idempotency(
-        request: Request,
-        response: Response,
-        identity: Annotated[RequestIdentity | None, Depends(identify)],
-        session: DbSession,
+        keyed: Annotated[KeyedRequest, Depends(identify)], session: DbSession
     ) -> AsyncIterator[Idempotency]:
-        once = Idempotency(session, request, response, identity)
-        with _serving(session.get_bind(), identity):
+        once = Idempotency(session, keyed)
+        with _serving(session.get_bind(), keyed):
             if (kept := await once.begin()) is not None:
                 raise EarlyResponse(kept)
             yield once
@@ -190,26 +175,26 @@ def idempotent_transaction(*, caller: FindCaller | None, required: bool = True) 
     identify = _create_identification(caller, required=required)
 
     async def open_transaction(
-        request: Request,
-        response: Response,
-        identity: Annotated[RequestIdentity | None, Depends(identify)],
-        sessions: DbSessions,
+        keyed: Annotated[KeyedRequest, Depends(identify)], sessions: DbSessions
     ) -> AsyncIterator[IdempotentTransaction]:
-        with _serving(sessions.engines["write"], identity):
-            yield IdempotentTransaction(sessions, request, response, identity)
+        with _serving(sessions.engines["write"], keyed):
+            yield IdempotentTransaction(sessions, keyed)
 
     return Depends(open_transaction, scope="function")
 
 
 def _create_identification(
     caller: FindCaller | None, *, required: bool
-) -> Callable[..., Awaitable[RequestIdentity | None]]:
+) -> Callable[..., Awaitable[KeyedRequest]]:
     async def identify(
         request: Request,
+        response: Response,
         caller_id: Annotated[object, Depends(caller or _name_everyone)],
         key: Annotated[str | None, Depends(KeyHeader(required=required))],
-    ) -> RequestIdentity | None:
-        return None if key is None else await identify_request(request, caller_id, key)
+    ) -> KeyedRequest:
+        if key is None:
+            return KeyedRequest(request, response)
+        return await identify_request(request, response, caller_id, key)
 
     return identify
 
@@ -219,10 +204,10 @@ async def _name_everyone() -> str:
 
 
 @contextmanager
-def _serving(engine: object, identity: RequestIdentity | None) -> Iterator[None]:
+def _serving(engine: object, keyed: KeyedRequest) -> Iterator[None]:
     """Refuse a second request of the same key meanwhile; say what to do if there is no table."""
-    running = (engine, identity and identity.digest)
-    if identity is not None and running in _RUNNING:
+    running = (engine, keyed.digest)
+    if keyed.digest is not None and running in _RUNNING:
         raise refuse_concurrent_request()
     _RUNNING.add(running)
     try:

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.routing import RouteContext
 from starlette.datastructures import UploadFile
 
@@ -25,11 +25,14 @@ class IdempotencyError(Exception):
     """A route, a handler or a set-up that can't serve a request once, and what to change."""
 
 
-class RequestIdentity(NamedTuple):
-    """Who sent which key to which route, and what was sent with it; both are hashes."""
+class KeyedRequest(NamedTuple):
+    """A request, what its handler sets of the response, and what it is known by if it has a key."""
 
-    digest: str
-    fingerprint: str
+    request: Request
+    response: Response
+    # Hashes: who sent which key to which route, and all that was sent with it.
+    digest: str | None = None
+    fingerprint: str = ""
 
 
 class KeyHeader:
@@ -74,19 +77,21 @@ class KeyHeader:
         return (400, 409, 422)
 
 
-async def identify_request(request: Request, caller: object, key: str) -> RequestIdentity:
+async def identify_request(
+    request: Request, response: Response, caller: object, key: str
+) -> KeyedRequest:
     """Hash what a request is known by. Raise IdempotencyError for a caller that is no id."""
     if not isinstance(caller, str | int | UUID) or caller == "":
         raise IdempotencyError(
-            f"idempotency(caller=…) returned {type(caller).__name__} for {request.scope['path']}: "
-            "return the id of who sends the request, a str, an int or a UUID"
+            f"the caller of {request.scope['path']} is {type(caller).__name__}: return the id of "
+            "who sends the request from idempotency(caller=…), a str, an int or a UUID"
         )
     route: str = request.scope["chassis"].name
     sent_to = (request.method, request.scope["path"], request.scope["query_string"])
     content = sha256(repr(sent_to).encode())
     content.update(await _hash_body(request))
     digest = sha256(repr((str(caller), route, key)).encode())
-    return RequestIdentity(digest.hexdigest(), content.hexdigest())
+    return KeyedRequest(request, response, digest.hexdigest(), content.hexdigest())
 
 
 def refuse_key(
