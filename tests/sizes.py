@@ -32,7 +32,7 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_390
+CORE = 10_400
 ROOMS = (
     Room("src/chassis", 620),
     Room("src/chassis/http", 1560),
@@ -53,7 +53,7 @@ ROOMS = (
     # And these on a developer's machine or in CI.
     Room("src/chassis/db/migrations/authoring", 2390, in_core=False),
     Room("src/chassis/db/migrations/linting", 535, in_core=False),
-    Room("src/chassis/testing", 480, in_core=False),
+    Room("src/chassis/testing", 1030, in_core=False),
     Room("tools", 650, in_core=False),
     Room("docker", 30, in_core=False),
 )

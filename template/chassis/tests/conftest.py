@@ -1,14 +1,23 @@
 """What the chassis's own tests share: settings without a service, on the chosen database."""
 
 import pytest
+from chassis_shelf import write_shelf
 
 from chassis.db import DatabaseSettings
 from chassis.settings import ChassisSettings
 
 
 @pytest.fixture
-def settings(database_settings: DatabaseSettings) -> ChassisSettings:
+def settings(empty_database_settings: DatabaseSettings) -> ChassisSettings:
     """Give settings on an empty database of the test's own; no service means no migrations."""
     return ChassisSettings(
-        database_url=database_settings.database_url, secrets_dir=database_settings.secrets_dir
+        database_url=empty_database_settings.database_url,
+        secrets_dir=empty_database_settings.secrets_dir,
     )
+
+
+@pytest.fixture
+def shelf(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Give a service in the folder of a pytest of its own."""
+    write_shelf(pytester, monkeypatch)
+    return pytester

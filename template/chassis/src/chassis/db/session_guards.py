@@ -27,10 +27,15 @@ _SNAPSHOT_KEY = "chassis_snapshot"
 HELD_TRANSACTION_SECONDS = 1.0
 
 
+def has_uncommitted_changes(session: AsyncSession) -> bool:
+    """Return whether a session has something to write, or has written and not committed it."""
+    changed = any(map(session.is_modified, session.dirty))
+    return bool(session.new or changed or session.deleted or _UNCOMMITTED_KEY in session.info)
+
+
 def warn_of_uncommitted_changes(session: AsyncSession, request: str, handler: object) -> None:
     """Warn, each time, if the handler of a request left something that it wrote uncommitted."""
-    changed = any(map(session.is_modified, session.dirty))
-    if session.new or changed or session.deleted or _UNCOMMITTED_KEY in session.info:
+    if has_uncommitted_changes(session):
         code = getattr(handler, "__code__", None)
         # `warn` would say it once in the life of the process.
         warnings.warn_explicit(

@@ -20,6 +20,12 @@ from .log_stream import LogStream, open_log_stream
 
 access_logger = logging.getLogger("chassis.access")
 
+# At DEBUG aiosqlite writes every statement with its values; at INFO the next two list their parts,
+# and HTTP clients write the whole URL of each call, with the secrets in its query.
+LIBRARY_LEVELS = {"aiosqlite": logging.INFO} | dict.fromkeys(
+    ("alembic.runtime.plugins", "chassis.db.pool", "httpx", "httpx2"), logging.WARNING
+)
+
 # What `extra=` adds to a record is what a bare one does not have; uvicorn adds its message twice.
 _BUILT_IN = {*vars(logging.makeLogRecord({})), "asctime", "color_message", "message"}
 _SECRET = r"(?:password|passwd|secret|token|api[_-]?key|authorization|cookie)"
@@ -72,11 +78,8 @@ def configure_logging(options: LogOptions) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_unreported)
     # uvicorn writes no access lines of its own if nobody listens.
     logging.getLogger("uvicorn.access").propagate = False
-    # At DEBUG aiosqlite writes every statement with its values; at INFO the next two list their
-    # parts, and HTTP clients write the whole URL of each call, with the secrets in its query.
-    logging.getLogger("aiosqlite").setLevel(logging.INFO)
-    for name in ("alembic.runtime.plugins", "chassis.db.pool", "httpx", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in LIBRARY_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def _create_handler(options: LogOptions) -> logging.Handler:

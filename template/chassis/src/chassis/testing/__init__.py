@@ -18,40 +18,50 @@ the service's pyproject.toml.
 """
 
 import os
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pytest
 from fastapi import FastAPI
-from httpx2 import ASGITransport, AsyncClient, Request
+from httpx2 import AsyncClient
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..db.address.settings import DatabaseSettings
 from ..db.engines import create_database_engine, create_read_engine
 from ..db.errors import DatabaseSettingsError
 from ..db.migrations.authoring.scratch import check_choice
-from ..db.session_factories import create_session_factory
-from ..db.sessions import session_scope
-from .databases import NO_SECRETS_DIR, Databases, SQLiteFiles, postgres_databases, start_server
+from ..observe.logs import LogOptions
+from .clients import start_application
+from .databases import NO_SECRETS_DIR, Databases, SQLiteFiles, postgres_databases
+from .embedded_server import WORKER_INPUT, find_embedded_server
+from .environment import isolated, write_variables
+from .log_lines import LogLines, keep_log_lines
 from .migrations import check_migrations
+from .repeated_selects import MARK_HELP, RepeatedSelects
+from .servers import LiveServer, start_live_server
+from .sessions import open_test_session
+from .warning_filters import BUGS
 
 SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 __all__ = [
+    "LiveServer",
     "Service",
     "app",
     "check_migrations",
     "client",
-    "database_settings",
+    "empty_database_settings",
     "engine",
+    "environ",
+    "live_server",
+    "log_lines",
+    "make_client",
     "project_root",
     "read_engine",
+    "replica",
     "service",
     "session",
     "settings",
@@ -91,7 +101,7 @@ def settings(service: Service[Any], _migrated_databases: Databases) -> Iterator[
 
 
 @pytest.fixture
-def database_settings(_databases: Databases) -> Iterator[DatabaseSettings]:
+def empty_database_settings(_databases: Databases) -> Iterator[DatabaseSettings]:
     """Yield settings on a database of the test's own where no migration has run."""
     with _databases.empty() as url:
         yield DatabaseSettings(database_url=SecretStr(url), secrets_dir=NO_SECRETS_DIR)
@@ -115,10 +125,10 @@ async def read_engine(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def session(
-    settings: DatabaseSettings, engine: AsyncEngine, _sessions: list[AsyncSession]
+    settings: DatabaseSettings, _sessions: list[AsyncSession]
 ) -> AsyncIterator[AsyncSession]:
     """Yield a write session to arrange and inspect rows; commit before the service is called."""
-    async with session_scope(create_session_factory(settings, engine)) as session:
+    async with open_test_session(settings) as session:
         _sessions.append(session)
         yield session
 
@@ -130,23 +140,49 @@ def app(service: Service[Any], settings: Any) -> FastAPI:
 
 
 @pytest.fixture
-async def client(app: FastAPI, _sessions: list[AsyncSession]) -> AsyncIterator[AsyncClient]:
-    """Yield a client of the started application; what a handler raises reaches the test."""
+async def make_client(
+    app: FastAPI, _sessions: list[AsyncSession]
+) -> AsyncIterator[Callable[..., AsyncClient]]:
+    """Yield a function that makes clients of the started application: `headers=`, `cookies=` …"""
+    async with start_application(app, _sessions) as make_client:
+        yield make_client
 
-    async def check_sessions(request: Request) -> None:
-        if any(session.in_transaction() for session in _sessions):
-            pytest.fail(
-                "the fixture `session` is in a transaction that the service may wait for: "
-                "commit before the request, after reads too"
-            )
 
-    async with app.router.lifespan_context(app) as state:
-        transport = ASGITransport(_with_state(app, dict(state or {})))
-        hooks = {"request": [check_sessions]}
-        async with AsyncClient(
-            transport=transport, base_url="http://testserver", event_hooks=hooks
-        ) as client:
-            yield client
+@pytest.fixture
+def client(make_client: Callable[..., AsyncClient]) -> AsyncClient:
+    """Return a client of the started application; what a handler raises reaches the test."""
+    return make_client()
+
+
+@pytest.fixture
+async def replica(
+    service: Service[Any], settings: Any, _sessions: list[AsyncSession]
+) -> AsyncIterator[AsyncClient]:
+    """Yield a client of a second application, started on the same database."""
+    async with start_application(service.create(settings), _sessions) as make_client:
+        yield make_client()
+
+
+@pytest.fixture
+def environ(settings: DatabaseSettings) -> dict[str, str]:
+    """Return the environment that gives another process the settings of the test."""
+    return {**os.environ, **write_variables(settings)}
+
+
+@pytest.fixture
+def live_server(
+    service: Service[Any], environ: dict[str, str], tmp_path: Path
+) -> Iterator[LiveServer]:
+    """Yield a server that the service's own command runs in another process: `url`, `log_lines`."""
+    with start_live_server(service.package, environ, tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def log_lines(settings: Any) -> Iterator[LogLines]:
+    """Yield the lines that the service writes to its log, each a dict of its fields."""
+    with keep_log_lines(LogOptions.from_settings(settings)) as lines:
+        yield lines
 
 
 class _OnAsyncio:
@@ -177,24 +213,28 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("anyio_mode") is None and not _pytest_asyncio_runs_all(config):
         config.option.anyio_mode = "auto"
     config.addinivalue_line("filterwarnings", "error::chassis.db.errors.UncommittedChangesWarning")
+    # First, so that a filter of the service's own overrules them.
+    config.getini("filterwarnings")[:0] = BUGS
+    config.addinivalue_line("markers", MARK_HELP)
+    config.pluginmanager.register(RepeatedSelects(), "chassis-repeated-selects")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Start the server in xdist's controller: who starts it for all workers also stops it."""
     if node.config.getoption("database") == "postgres":
-        node.workerinput[_WORKER_INPUT] = _embedded_server(node.config)
+        node.workerinput[WORKER_INPUT] = find_embedded_server(node.config)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _session_isolation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with _isolated(tmp_path_factory.mktemp("session")):
+    with isolated(tmp_path_factory.mktemp("session")):
         yield
 
 
 @pytest.fixture(autouse=True)
 def _isolation(_session_isolation: None, tmp_path: Path) -> Iterator[None]:
-    with _isolated(tmp_path):
+    with isolated(tmp_path):
         yield
 
 
@@ -208,7 +248,7 @@ def _databases(
     if choice == "sqlite":
         yield SQLiteFiles(tmp_path_factory.mktemp("databases"))
         return
-    url = _embedded_server(pytestconfig) if choice == "postgres" else choice
+    url = find_embedded_server(pytestconfig) if choice == "postgres" else choice
     with postgres_databases(url) as databases:
         yield databases
 
@@ -244,50 +284,7 @@ def _sessions() -> list[AsyncSession]:
     return []
 
 
-_WORKER_INPUT = "chassis_database_url"
-_SERVER_URL = pytest.StashKey[str]()
-
-
 def _pytest_asyncio_runs_all(config: pytest.Config) -> bool:
     if not config.pluginmanager.has_plugin("asyncio"):
         return False
     return "auto" in (config.getoption("asyncio_mode"), config.getini("asyncio_mode"))
-
-
-def _embedded_server(config: pytest.Config) -> str:
-    """Return the URL of this run's server: the first call starts it, the end of pytest stops it."""
-    if url := getattr(config, "workerinput", {}).get(_WORKER_INPUT):
-        return str(url)
-    if _SERVER_URL not in config.stash:
-        # Not below pytest's own folder, which another run closes to the server's user.
-        folder = Path(tempfile.mkdtemp(prefix="chassis-postgres-"))
-        with _isolated(folder):
-            config.stash[_SERVER_URL], stop = start_server(folder)
-        config.add_cleanup(stop)
-    return config.stash[_SERVER_URL]
-
-
-@contextmanager
-def _isolated(folder: Path) -> Iterator[None]:
-    """Leave the shell's variables and the working directory, where a .env may be."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in filter(_is_a_setting, list(os.environ)):
-            patch.delenv(name)
-        patch.chdir(folder)
-        yield
-
-
-def _is_a_setting(variable: str) -> bool:
-    name = variable.upper()
-    if name.startswith("PG"):
-        return not name.startswith("PGSERVER_")
-    return name.startswith("APP_") or name in ("DATABASE_URL", "PORT", "RUN_DB_MIGRATIONS")
-
-
-def _with_state(app: ASGIApp, state: dict[str, Any]) -> ASGIApp:
-    """Pass the state of the lifespan to each request, as a server does."""
-
-    async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "state": state.copy()}, receive, send)
-
-    return with_state

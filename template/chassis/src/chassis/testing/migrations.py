@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def check_migrations(
-    service: "Service[Any]", database_settings: DatabaseSettings
+    service: "Service[Any]", empty_database_settings: DatabaseSettings
 ) -> Callable[[], None]:
     """Return a function that rehearses the migrations on this run's engine, as `migrate --check`.
 
@@ -25,10 +25,10 @@ def check_migrations(
     from ..db.migrations.authoring import check
 
     def check_on_engine() -> None:
-        backend = database_settings.database_target.backend
+        backend = empty_database_settings.database_target.backend
         engine: BackendName = "sqlite" if backend == "sqlite" else "postgres"
         try:
-            check.check_migrations(service.package, database_settings, engine=engine)
+            check.check_migrations(service.package, empty_database_settings, engine=engine)
         except CommandError as error:
             pytest.fail(str(error), pytrace=False)
 

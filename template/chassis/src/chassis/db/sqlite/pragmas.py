@@ -21,12 +21,14 @@ SAFE_FOR_PROCESSES = (3, 51, 3)
 # What a WAL is cut to when it begins anew. A reader that stays can make it grow to any size.
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 
+# Where the entry of a pool has the connection of sqlite3.
+HANDLE = "chassis_sqlite_handle"
+
 _FIXED_PRAGMAS = {
     "journal_size_limit": WAL_BYTES_KEPT,
     # As PostgreSQL's LIKE is; `ilike` ignores case on both.
     "case_sensitive_like": "ON",
 }
-_HANDLE = "chassis_sqlite_handle"
 _INTERRUPTED = "chassis_interrupted"
 
 
@@ -58,7 +60,7 @@ def remember_handles(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def remember_handle(connection: Any, record: ConnectionPoolEntry) -> None:
-        record.info[_HANDLE] = connection.run_async(find_handle)
+        record.info[HANDLE] = connection.run_async(find_handle)
 
 
 def begin_with_first_statement(engine: Engine) -> None:
@@ -69,7 +71,7 @@ def begin_with_first_statement(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin_at_next_statement(connection: Connection) -> None:
-        connection.connection.info[_HANDLE].begin_with_next_statement()
+        connection.connection.info[HANDLE].begin_with_next_statement()
 
 
 def begin_immediately(engine: Engine) -> None:
@@ -91,7 +93,7 @@ def free_lock_on_cancellation(engine: Engine) -> None:
         connection: DBAPIConnection, record: ConnectionPoolEntry, error: BaseException | None
     ) -> None:
         record.info[_INTERRUPTED] = True
-        if (handle := record.info.get(_HANDLE)) is not None:
+        if (handle := record.info.get(HANDLE)) is not None:
             handle.interrupt_now()
 
 
@@ -100,8 +102,8 @@ def end_streams_at_checkin(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkin")
     def close_streams(connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-        if connection is not None and _HANDLE in record.info:
-            record.info[_HANDLE].close_streams()
+        if connection is not None and HANDLE in record.info:
+            record.info[HANDLE].close_streams()
 
 
 def optimize_on_close(engine: Engine) -> None:

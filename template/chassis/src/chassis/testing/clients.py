@@ -1,0 +1,51 @@
+"""Clients of an application that is started in the test's own process."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx2 import ASGITransport, AsyncClient, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..db.session_guards import has_uncommitted_changes
+
+
+@asynccontextmanager
+async def start_application(
+    app: FastAPI, sessions: Sequence[AsyncSession]
+) -> AsyncIterator[Callable[..., AsyncClient]]:
+    """Start an application; yield what makes clients of it, which are closed with it.
+
+    A request fails the test if one of the test's own sessions has something to commit.
+    """
+
+    async def check_sessions(request: Request) -> None:
+        if any(map(has_uncommitted_changes, sessions)):
+            pytest.fail(
+                "the fixture `session` has written, and the service can't see it, or waits for it: "
+                "commit before the request"
+            )
+
+    async with app.router.lifespan_context(app) as state, AsyncExitStack() as stack:
+        transport = ASGITransport(_with_state(app, dict(state or {})))
+
+        def make_client(**options: Any) -> AsyncClient:
+            options.setdefault("base_url", "http://testserver")
+            client = AsyncClient(transport=transport, **options)
+            client.event_hooks["request"].append(check_sessions)
+            stack.push_async_callback(client.aclose)
+            return client
+
+        yield make_client
+
+
+def _with_state(app: ASGIApp, state: dict[str, Any]) -> ASGIApp:
+    """Pass the state of the lifespan to each request, as a server does."""
+
+    async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "state": state.copy()}, receive, send)
+
+    return with_state
