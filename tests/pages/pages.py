@@ -67,7 +67,7 @@ async def use_service(app: FastAPI, package: Package) -> None:
         assert await list_ids(http, sort="shipped") == [2, 1, 3, 4]
         assert await list_ids(http, customer="Bob", sort="shipped") == [2, 4]
         assert await list_ids(http, since=(START - timedelta(hours=2)).isoformat()) == [3, 4]
-        assert await list_ids(http, product=["Pen", "Rubber"]) == [4, 1]
+        assert await list_ids(http, product="Pen") == [4, 1]
         refused = await http.get("/orders", params={"sort": "shipped", "cursor": answer["next"]})
         assert refused.json()["errors"][0]["loc"] == ["query", "cursor"]
         assert (await http.get("/orders", params={"sort": "customer"})).status_code == 422
