@@ -36,6 +36,7 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    true,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Mapped, aliased, mapped_column, relationship, selectinload
@@ -270,6 +271,20 @@ REFUSED: dict[str, tuple[Callable[[], Keyset], type[Exception], str]] = {
         ValueError,
         r"add lines\.id",
     ),
+    "what only an outer join's condition equates": (
+        lambda: keyset(
+            select(Thing).join(Line, true()).outerjoin(AGAIN, Line.id == Thing.id), Thing.id
+        ),
+        ValueError,
+        r"add lines\.id",
+    ),
+    "the alias of a query": (
+        lambda: (lambda sub: keyset(select(sub), sub.c.id))(
+            select(Thing.id).join(Thing.lines).subquery().alias()
+        ),
+        ValueError,
+        "no primary key",
+    ),
     "two tables side by side": (
         lambda: keyset(select(Thing, Line), Thing.id),
         ValueError,
@@ -350,6 +365,25 @@ async def test_nulls_are_at_the_same_end_on_both_databases(
     fill(settings, [row | {"id": one, "nick": nick} for one, nick in nicks])
     async with listing(settings, keyset(select(Thing), part, Thing.id)) as client:
         assert await read_all(client, 1, lambda: None) == ids
+
+
+async def test_a_row_that_an_outer_join_does_not_find_has_nulls(
+    settings: ChassisSettings, session: AsyncSession
+) -> None:
+    fill(settings, random_rows(random.Random(0), range(1, 4)))
+    session.add_all(
+        [Line(id=one, thing_id=1 + one // 4, number=one, ratio=one) for one in range(8)]
+    )
+    await session.commit()
+    found = AGAIN.small.is_not(None) & (AGAIN.id == Line.thing_id) & (Line.number % 2 == 0)
+    for name in (AGAIN.name, AGAIN.name.desc()):
+        lines = keyset(select(Line.id, AGAIN.name).outerjoin(AGAIN, found), name, Line.id)
+        async with listing(settings, lines) as client:
+            ids = await read_all(client, 3, lambda: None)
+        assert sorted(ids) == [*range(8)]
+        unmatched = [one for one in ids if one % 2]
+        assert unmatched == [1, 3, 5, 7]
+        assert ids.index(1) == (4 if name is AGAIN.name else 0)
 
 
 FORMS = {

@@ -11,9 +11,9 @@ from sqlalchemy import (
     LargeBinary,
     String,
     and_,
+    bindparam,
     cast,
     false,
-    literal,
     or_,
     tuple_,
     type_coerce,
@@ -53,13 +53,10 @@ class Key:
             type_coerce(self.column, String) if dialect == "sqlite" else cast(self.column, String)
         )
 
-    def bind(self, value: Any, dialect: str) -> Bound:
-        """Return a value that was selected, to compare the key with."""
-        if value is None:
-            return None
-        if dialect == "sqlite":
-            return literal(value, String)
-        return cast(literal(str(value), String), self.column.type)
+    def bind(self, name: str, dialect: str) -> ColumnElement[Any]:
+        """Return the parameter for a value that was selected."""
+        value = bindparam(name, type_=String)
+        return value if dialect == "sqlite" else cast(value, self.column.type)
 
     def order_by(self) -> ColumnElement[Any]:
         """Return the part of ORDER BY, with NULLs at the same end on both databases."""

@@ -1,8 +1,9 @@
 """A list's statement with its order: made once, it reads every page."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnExpressionArgument
+from sqlalchemy import ColumnExpressionArgument, Integer, bindparam
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -12,6 +13,8 @@ from .keys import read_key, split_after
 from .query import Page, PageRequest
 from .uniqueness import Statement, check_unique, read_sources
 
+# Of a key, among the columns and among the parameters.
+_NAME = "page_key_{}"
 _INSTEAD = {
     "order_by": "the order follows it, keyset(select(…), Order.id.desc())",
     "limit": "a page has its own",
@@ -40,6 +43,8 @@ class Keyset:
     def __init__(self, statement: Statement, cursors: Cursors) -> None:
         self._statement = statement
         self._cursors = cursors
+        # By the database, and by which keys of a cursor are NULL.
+        self._built: dict[tuple[str, tuple[bool, ...]], list[Statement]] = {}
 
     def where(self, *conditions: ColumnExpressionArgument[bool]) -> "Keyset":
         """Return the list of those rows alone. Its cursors are those of the whole list."""
@@ -66,11 +71,17 @@ class Keyset:
         self, session: AsyncSession, page: PageRequest
     ) -> tuple[list[Any], list[str]]:
         """Return the rows of a page, one more if there is one, and the names of their columns."""
+        dialect = session.get_bind().dialect.name
+        values = self._load_values(page)
+        parameters = {_NAME.format(place): value for place, value in enumerate(values)}
+        if dialect != "sqlite":
+            parameters = {name: str(value) for name, value in parameters.items()}
         rows: list[Any] = []
         names: list[str] = []
         try:
-            for statement in self._build_statements(session.get_bind().dialect.name, page):
-                result = await session.execute(statement.limit(page.limit + 1 - len(rows)))
+            for statement in self._find_statements(dialect, values):
+                parameters["page_limit"] = page.limit + 1 - len(rows)
+                result = await session.execute(statement, parameters)
                 names = list(result.keys())
                 rows += result
                 if len(rows) > page.limit:
@@ -81,19 +92,31 @@ class Keyset:
             raise
         return rows, names
 
-    def _build_statements(self, dialect: str, page: PageRequest) -> list[Statement]:
-        """Return the statements whose rows, one after the other, come after the cursor."""
-        keys = self._cursors.keys
-        columns = [key.select(dialect).label(f"page_key_{place}") for place, key in enumerate(keys)]
-        statement = self._statement.add_columns(*columns)
-        if page.cursor is None:
-            return [statement]
+    def _load_values(self, page: PageRequest) -> Sequence[Any]:
         try:
-            values = self._cursors.load(page.cursor)
+            return () if page.cursor is None else self._cursors.load(page.cursor)
         except ValueError as error:
             raise page.refuse_cursor() from error
-        bounds = [key.bind(value, dialect) for key, value in zip(keys, values, strict=True)]
-        return [statement.where(condition) for condition in split_after(keys, bounds)]
+
+    def _find_statements(self, dialect: str, values: Sequence[Any]) -> list[Statement]:
+        """Return the statements whose rows, one after the other, come after a row with values."""
+        kind = dialect, tuple(value is None for value in values)
+        if kind not in self._built:
+            self._built[kind] = self._build_statements(*kind)
+        return self._built[kind]
+
+    def _build_statements(self, dialect: str, are_null: Sequence[bool]) -> list[Statement]:
+        keys = [(_NAME.format(place), key) for place, key in enumerate(self._cursors.keys)]
+        columns = [key.select(dialect).label(name) for name, key in keys]
+        limit = bindparam("page_limit", type_=Integer)
+        statement = self._statement.add_columns(*columns).limit(limit)
+        if not are_null:
+            return [statement]
+        bounds = [
+            None if is_null else key.bind(name, dialect)
+            for is_null, (name, key) in zip(are_null, keys, strict=True)
+        ]
+        return [statement.where(each) for each in split_after(self._cursors.keys, bounds)]
 
 
 def _is_refused_value(error: Exception) -> bool:

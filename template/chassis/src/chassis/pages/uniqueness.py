@@ -68,7 +68,12 @@ def _add_source(source: FromClause, sources: Sources, *, is_outer: bool) -> None
     if isinstance(source, Join):
         _add_source(source.left, sources, is_outer=is_outer or source.full)
         _add_source(source.right, sources, is_outer=is_outer or source.isouter or source.full)
-        sources.equal += _find_equal(source.onclause)
+        # An outer join keeps rows for which its condition is false.
+        sources.equal += [
+            (one, other)
+            for one, other in _find_equal(source.onclause)
+            if other.table in sources.outer or not (source.isouter or source.full)
+        ]
         return
     sources.tables.append(source)
     if is_outer:
@@ -89,7 +94,8 @@ def _find_equal(condition: Any) -> Iterator[tuple[Any, Any]]:
 
 def _find_keys(source: FromClause) -> Iterator[set[Any]]:
     """Yield the sets of columns whose values no two rows share, the primary key first."""
-    if isinstance(source, Alias | Table) and (primary := set(source.primary_key)):
+    table = source.element if isinstance(source, Alias) else source
+    if isinstance(table, Table) and (primary := set(source.primary_key)):
         yield primary
     if isinstance(source, Table):
         rules: list[Any] = [
