@@ -40,8 +40,7 @@ def read_sources(statement: Statement) -> Sources:
 
 def check_unique(sources: Sources, columns: Iterable[ColumnElement[Any]]) -> None:
     """Raise ValueError unless rows that have the same values in some columns are the same row."""
-    # Where a LEFT JOIN found no row, many rows have the same NULLs.
-    known = {column for column in columns if getattr(column, "table", None) not in sources.outer}
+    known = set(columns)
     unknown = list(sources.tables)
     before = -1
     while before < len(known):
