@@ -10,12 +10,12 @@ from traceback import format_exception
 from typing import Annotated, Any
 
 import pytest
-from chassis_stock import Item, changed, create_stock, create_tables, only_on, started
+from chassis_stock import Item, changed, create_stock, create_tables, engines, only_on, started
 from fastapi import APIRouter, FastAPI, Form, Header, HTTPException, Response, UploadFile, WebSocket
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, event, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -186,6 +186,15 @@ async def test_the_answer_is_sent_again_as_it_was(app: FastAPI, http: AsyncClien
     assert again.headers["etag"] == '"1"'
     del first.headers["x-request-id"], again.headers["x-request-id"]
     assert dict(first.headers) == dict(again.headers)
+    assert await count(app) == await count(app, IdempotencyKey) == 1
+
+
+async def test_row_key_and_answer_are_one_commit(app: FastAPI, http: AsyncClient) -> None:
+    engine = engines(app)[0].sync_engine
+    commits: list[int] = []
+    event.listen(engine, "commit", lambda connection: commits.append(1))
+    assert (await http.post("/v1/others", headers=KEY)).status_code == 201
+    assert len(commits) == 1
     assert await count(app) == await count(app, IdempotencyKey) == 1
 
 
