@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chassis.testing.repeated_selects import RepeatedSelects
 
 from tests.conftest import Render
 from tests.model_table import open_databases
 from tests.models.pages import write_page
 from tests.models.trial import Databases, Package
 from tests.pages._service import write_files
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the guard that a service's tests have."""
+    config.pluginmanager.register(RepeatedSelects())
 
 
 @pytest.fixture(scope="module")

@@ -29,10 +29,10 @@ class SalesOrder(Versioned, Timestamps, Apart):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     note: Mapped[str] = mapped_column(String(50), default="")
-    lines: Mapped[list["Line"]] = relationship(lazy="raise")
+    lines: Mapped[list["OrderLine"]] = relationship(lazy="raise")
 
 
-class Line(Apart):
+class OrderLine(Apart):
     __tablename__ = "line"
 
     order_id: Mapped[int] = mapped_column(ForeignKey("sales_order.id"), primary_key=True)
@@ -78,7 +78,7 @@ router.put("/{order_id}", response_model=OrderRead)(change)
 @pytest.fixture
 async def client(settings: ChassisSettings, session: AsyncSession) -> AsyncIterator[AsyncClient]:
     create_tables(settings, Apart.metadata)
-    session.add(SalesOrder(id=1, lines=[Line(number=1), Line(number=2)]))
+    session.add(SalesOrder(id=1, lines=[OrderLine(number=1), OrderLine(number=2)]))
     await session.commit()
     async with started(create_stock(settings, router)) as client:
         yield client
@@ -196,8 +196,8 @@ async def test_relations_are_loaded_with_it(client: AsyncClient, session: AsyncS
     order = await get_or_404(session, SalesOrder, 1, options=options, for_update=True)
     assert [line.number for line in order.lines] == [1, 2]
     for key in ((1, 3), {"order_id": 1, "number": 3}):
-        with pytest.raises(HTTPException, match=r"There is no line 1, 3\."):
-            await get_or_404(session, Line, key)
+        with pytest.raises(HTTPException, match=r"There is no order line 1, 3\."):
+            await get_or_404(session, OrderLine, key)
 
 
 async def test_a_read_session_locks_nothing(client: AsyncClient, settings: ChassisSettings) -> None:

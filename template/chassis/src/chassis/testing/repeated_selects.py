@@ -77,10 +77,10 @@ class Repeat:
     database_seconds: float = 0.0
 
     def add(self, parameters: Any, database_seconds: float) -> None:
-        """Count a run; what was a poll so far begins anew."""
+        """Count a run; what is a poll, and was not found to be more, begins anew."""
         now = perf_counter()
         paused = now - self.began - (database_seconds - self.database_seconds)
-        is_poll = paused >= POLL_SECONDS and parameters == self.parameters
+        is_poll = paused >= POLL_SECONDS and parameters == self.parameters and not self.route
         self.count = 1 if is_poll else self.count + 1
         self.parameters, self.began, self.database_seconds = parameters, now, database_seconds
 
