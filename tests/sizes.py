@@ -32,22 +32,23 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_400
+CORE = 10_530
 ROOMS = (
-    Room("src/chassis", 620),
-    Room("src/chassis/http", 1560),
+    Room("src/chassis", 625),
+    Room("src/chassis/http", 1660),
     Room("src/chassis/observe", 770),
-    Room("src/chassis/db", 2510),
+    Room("src/chassis/db", 2520),
     Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 760),
-    Room("src/chassis/commands", 1980),
+    Room("src/chassis/commands", 2000),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1530, in_core=False),
     Room("src/chassis/db/copying", 1740, in_core=False),
     # Parts, which only who uses them imports.
     Room("src/chassis/db/models.py", 190, in_core=False),
     Room("src/chassis/resources.py", 120, in_core=False),
+    Room("src/chassis/tasks.py", 170, in_core=False),
     Room("src/chassis/idempotency", 480, in_core=False),
     Room("src/chassis/pages", 540, in_core=False),
     # And these on a developer's machine or in CI.

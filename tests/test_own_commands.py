@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from chassis import ChassisSettings
 
 from tests.conftest import Render
 from tests.postgres import Postgres
@@ -96,6 +97,11 @@ def test_compose_runs_the_worker_that_the_page_shows(service: Service) -> None:
     assert worker["healthcheck"] == {"disable": True}
     assert worker["environment"]["APP_DATABASE_BACKEND"] == "postgres"
     assert worker["environment"]["APP_DATABASE_POOL_SIZE"] == "2"
+    service_of_the_template = yaml.safe_load(said)["services"]["service"]
+    for hardened in ("read_only", "tmpfs", "cap_drop", "security_opt", "restart"):
+        assert worker[hardened] == service_of_the_template[hardened]
+    grace = ChassisSettings().server_graceful_timeout_seconds
+    assert int(worker["stop_grace_period"].removesuffix("s")) > grace
 
 
 def test_uv_adds_nothing_to_what_a_command_says_where_it_is_told_to(service: Service) -> None:

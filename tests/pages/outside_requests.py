@@ -3,11 +3,20 @@
 import asyncio
 import importlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from chassis import ChassisSettings, create_app
+from chassis.db import open_sessions, session_scope
+from chassis.tasks import Stop
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
@@ -29,7 +38,7 @@ SETTINGS = "from chassis import ChassisSettings as Settings\n"
 
 def test_every_block_of_the_page_is_run(package: Package) -> None:
     blocks = re.findall(r"^ *```(\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    modules = {"sender.py", "import_parcels.py", "tests/test_watching.py"}
+    modules = {"sender.py", "cli.py", "import_parcels.py", "tests/test_watching.py"}
     modules |= {f"routers/{name}.py" for name in ROUTERS}
     files = {"models/__init__.py", "models/parcel.py", *modules}
     assert blocks == ["python"] * len(files)
@@ -42,9 +51,7 @@ def test_the_page_makes_a_service_on_both_engines(
     package: Package, databases: Databases, engine: str
 ) -> None:
     settings = databases.create(engine)
-    if not (package.versions / "parcels_parcels.py").exists():
-        lint(package.generate(settings, "parcels"))
-    package.upgrade(settings)
+    migrate(package, settings)
     assert package.drift(settings) == ""
     fields = settings.model_dump(exclude_unset=True)
     service = ChassisSettings(**fields, **HASTY)
@@ -52,6 +59,89 @@ def test_the_page_makes_a_service_on_both_engines(
     watching.test_it_tells_how_many_wait(create(package, service))
     watching.test_the_stream_begins(create(package, service))
     asyncio.run(use_service(package, service))
+
+
+def migrate(package: Package, settings: Any) -> None:
+    if not (package.versions / "parcels_parcels.py").exists():
+        lint(package.generate(settings, "parcels"))
+    package.upgrade(settings)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_worker_waits_for_the_migration_and_ends_at_sigterm(
+    package: Package, databases: Databases, engine: str, tmp_path: Path
+) -> None:
+    settings = databases.create(engine)
+    fields = settings.model_dump(exclude_unset=True)
+    service = ChassisSettings(**fields)
+    (package.folder / "settings.py").write_text(SETTINGS, encoding="utf-8")
+    url = settings.database_target.url.render_as_string(hide_password=False)
+    log = tmp_path / "worker.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [sys.executable, "-c", f"from {package.name}.cli import run; run(['work'])"],
+            env={**os.environ, "PYTHONPATH": str(package.folder.parent), "APP_DATABASE_URL": url},
+            stderr=output,
+        ) as worker,
+    ):
+        try:
+            until(lambda: "the database's schema is not there: " in log.read_text())
+            migrate(package, settings)
+            asyncio.run(load(package, "import_parcels").import_parcels(service, ["Elm Street"]))
+            until(lambda: asyncio.run(count_waiting(package, service)) == 0)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(30) == 0, log.read_text()
+        finally:
+            worker.kill()
+    assert "Traceback" not in log.read_text()
+    assert '"ERROR"' not in log.read_text()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+
+
+async def count_waiting(package: Package, settings: ChassisSettings) -> int:
+    async with (
+        open_sessions(settings) as sessions,
+        session_scope(sessions.read) as session,
+    ):
+        waiting: int = (await session.scalars(load(package, "routers.counting").COUNT)).one()
+        return waiting
+
+
+def test_a_courier_that_fails_costs_its_parcel_and_no_other(
+    package: Package, databases: Databases
+) -> None:
+    settings = databases.create("sqlite")
+    migrate(package, settings)
+    service = ChassisSettings(**settings.model_dump(exclude_unset=True))
+    (package.folder / "settings.py").write_text(SETTINGS, encoding="utf-8")
+    sender = load(package, "sender")
+
+    async def refuse_elm_street(parcel: Any) -> None:
+        if parcel.address == "Elm Street":
+            raise LookupError("no such street")
+
+    async def send_two() -> int:
+        await load(package, "import_parcels").import_parcels(service, ["Elm Street", "Oak Lane"])
+        stop = Stop()
+        async with open_sessions(service) as sessions:
+            sending = asyncio.create_task(sender.send_all(sessions, stop))
+            async with asyncio.timeout(20):
+                while await count_waiting(package, service) > 1:
+                    await asyncio.sleep(0.05)
+            stop.set()
+            await sending
+        return await count_waiting(package, service)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sender, "call_courier", refuse_elm_street)
+        assert asyncio.run(send_two()) == 1
 
 
 def test_an_export_whose_database_is_away_is_a_503(package: Package) -> None:

@@ -46,15 +46,20 @@ class Serving:
 
 
 @contextmanager
-def serving(*arguments: str, folder: Path = FOLDERS[0], **variables: str) -> Iterator[Serving]:
-    """Run a command that serves; `folder` is where the sample's package is."""
+def serving(
+    *arguments: str,
+    folder: Path = FOLDERS[0],
+    module: str = "chassis_sample",
+    **variables: str,
+) -> Iterator[Serving]:
+    """Run a command of a module that serves; `folder` is where the sample's package is."""
     port = free_port()
     log = Path("server.log").absolute()
     with (
         log.open("wb") as output,
         Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client,
         subprocess.Popen(
-            command_of_sample(*arguments, "--port", str(port)),
+            [sys.executable, "-m", module, *arguments, "--port", str(port)],
             env=environment_of_sample(variables, folder),
             stdout=output,
             stderr=output,

@@ -18,6 +18,7 @@ from chassis.db import (
     DatabaseUnavailableError,
     ReadOnlySessionError,
     Sessions,
+    is_missing_table,
     is_transient,
     open_sessions,
     session_scope,
@@ -206,3 +207,18 @@ def test_a_group_is_transient_if_all_that_is_in_it_is() -> None:
     away, bug = DatabaseUnavailableError("away"), ValueError("bug")
     assert is_transient(ExceptionGroup("tasks", [away, ExceptionGroup("more", [away])]))
     assert not is_transient(ExceptionGroup("tasks", [away, bug]))
+
+
+async def test_a_table_that_is_not_there_yet_is_told_from_what_else_fails(
+    settings: ChassisSettings,
+) -> None:
+    async with open_sessions(settings) as sessions, session_scope(sessions.read) as session:
+        missing = await provoke(session.execute(text("SELECT 1 FROM nuts")))
+        await session.rollback()
+        wrong = await provoke(session.execute(text("SELECT nut")))
+    assert is_missing_table(missing)
+    assert not is_transient(missing)
+    assert not is_missing_table(wrong)
+    assert is_missing_table(ExceptionGroup("tasks", [missing, missing]))
+    assert not is_missing_table(ExceptionGroup("tasks", [missing, LookupError("a bug")]))
+    assert not is_missing_table(DatabaseUnavailableError("away"))

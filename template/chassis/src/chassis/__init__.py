@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .http.health import add_readiness_check
     from .http.limits import request_limits
     from .http.problems import Problem, ProblemError, problem_responses
-    from .http.request import add_log_fields, outgoing_headers, request_id
+    from .http.request import add_log_fields, outgoing_headers, request_context, request_id
     from .http.responses import problem_response
     from .settings import ChassisSettings
 
@@ -32,6 +32,7 @@ __all__ = [
     "pass_settings",
     "problem_response",
     "problem_responses",
+    "request_context",
     "request_id",
     "request_limits",
 ]
@@ -51,6 +52,7 @@ _MODULES = {
     "pass_settings": "commands.own_commands",
     "problem_response": "http.responses",
     "problem_responses": "http.problems",
+    "request_context": "http.request",
     "request_id": "http.request",
     "request_limits": "http.limits",
 }

@@ -27,6 +27,7 @@ from .http.middleware import RequestMiddleware
 from .http.openapi import describe_problems, operation_id
 from .http.responses import unchanged
 from .http.routes import check_routes
+from .http.stopping import Shutdown, server_shutdown
 from .observe.loop_watch import watch_event_loop
 from .settings import ChassisSettings
 from .versions import find_version
@@ -181,7 +182,6 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
     settings: ChassisSettings = app.state.settings
     log_database(settings)
     async with AsyncExitStack() as stack:
-        stack.enter_context(watch_event_loop())
         plans = plan_routes(app.routes)
         check_routes(app.routes)
         sessions = await stack.enter_async_context(open_sessions(settings))
@@ -192,6 +192,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
         probe.watch_file(write=sessions.write.kw["bind"], read=sessions.read.kw["bind"])
         stack.push_async_callback(probe.dispose)
         app.state.sessions, app.state.database_probe = sessions, probe
+        app.state.shutdown = server_shutdown.get() or Shutdown()
         for part in (app.metrics, app.tracing):
             if part is not None:
                 await stack.enter_async_context(part.instrument(sessions, settings))
@@ -207,6 +208,8 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
                 "mapping whose entries are attributes of request.state"
             )
         app.limits.check_routes()
+        # Last, as nobody waits for a start that blocks.
+        stack.enter_context(watch_event_loop())
         yield state
 
 

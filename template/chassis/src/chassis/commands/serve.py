@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError, SessionPlanError
 from ..db.postgres.connection_budget import report_budget
 from ..http.limits import RequestLimitsError
+from ..http.stopping import Shutdown, server_shutdown
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from .clients import Clients, ServingLoop, limit_connections
@@ -116,6 +117,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.draining = False
+        self._shutdown = Shutdown()
         self._app = app
         self._settings = settings
 
@@ -142,6 +144,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start the application, inside what this server adds to it."""
         self._loop = asyncio.get_running_loop()
+        server_shutdown.set(self._shutdown)
         if sockets is not None:
             self._watch_clients(sockets)
         await super().startup(sockets)
@@ -151,6 +154,12 @@ class Server(uvicorn.Server):
             settings = self._settings
             processes = settings.server_workers * settings.server_replicas
             self._budget = asyncio.create_task(report_budget(settings, processes=processes))
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Tell tasks and streams, wait for requests, then end the lifespan."""
+        self._shutdown.begin(self._settings.server_graceful_timeout_seconds)
+        self._shutdown.for_requests.set()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take note of a signal. uvicorn would raise it again at the end: no exit code 0."""
@@ -186,7 +195,10 @@ class Server(uvicorn.Server):
             self._report_failed_start(error)
             sys.exit(START_FAILED)
         return ServerMiddleware(
-            app, is_draining=lambda: self.draining, report_failed_start=self._report_failed_start
+            app,
+            is_draining=lambda: self.draining,
+            wait_for_tasks=self._shutdown.wait_for_tasks,
+            report_failed_start=self._report_failed_start,
         )
 
     def _watch_clients(self, sockets: list[socket]) -> None:
@@ -202,6 +214,7 @@ class Server(uvicorn.Server):
     def _begin_drain(self) -> None:
         seconds = self._settings.server_drain_seconds
         logger.info("draining for %g seconds", seconds)
+        self._shutdown.begin(seconds + self._settings.server_graceful_timeout_seconds)
         self._loop.call_later(seconds, setattr, self, "should_exit", True)
 
     def _remove_shared_metrics(self) -> None:

@@ -21,10 +21,12 @@ class ServerMiddleware:
         app: ASGIApp,
         *,
         is_draining: Callable[[], bool],
+        wait_for_tasks: Callable[[], Awaitable[object]],
         report_failed_start: Callable[[Exception], None],
     ) -> None:
         self.app = app
         self.is_draining = is_draining
+        self.wait_for_tasks = wait_for_tasks
         self.report_failed_start = report_failed_start
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -65,6 +67,8 @@ class ServerMiddleware:
         async def receive_and_limit() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
+                # Theirs is the rest of the grace, not the time of the lifespan.
+                await self.wait_for_tasks()
                 limit.reschedule(asyncio.get_running_loop().time() + LIFESPAN_END_SECONDS)
             return message
 

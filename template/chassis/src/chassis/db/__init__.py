@@ -9,7 +9,7 @@ from .address.settings import DatabaseSettings
 from .base import NAMING_CONVENTION, POSTGRES_NAMES, Base
 from .conflicts import Conflict, conflict, find_conflict
 from .engines import create_database_engine, create_read_engine
-from .errors import DatabaseUnavailableError, ReadOnlySessionError, is_transient
+from .errors import DatabaseUnavailableError, ReadOnlySessionError, is_missing_table, is_transient
 from .request_sessions import (
     DbReadSession,
     DbSession,
@@ -44,6 +44,7 @@ __all__ = [
     "find_conflict",
     "get_db_read_session",
     "get_db_session",
+    "is_missing_table",
     "is_transient",
     "open_sessions",
     "run_migrations",

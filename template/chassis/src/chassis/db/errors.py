@@ -175,7 +175,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_missing_table(error: BaseException) -> bool:
-    """Return whether a statement named a table that the database does not have."""
+    """Return whether a statement named a table that the database does not have (yet).
+
+    Of a group all errors must be so.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_missing_table, error.exceptions))
     if not isinstance(error, DBAPIError):
         return False
     return sqlstate(error) == UNDEFINED_TABLE or str(error.orig).startswith("no such table")

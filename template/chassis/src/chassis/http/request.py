@@ -1,7 +1,8 @@
 """The request that is being served: what its log lines, problems and outgoing calls share."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from random import Random
 from threading import Lock
@@ -27,6 +28,8 @@ _FIELD_NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _NO_FIELDS: dict[str, Any] = {}
 # Of a task that serves no request.
 _task_fields = ContextVar("chassis_log_fields", default=_NO_FIELDS)
+# The `outgoing_headers` of an earlier request, in the block that does the rest of it.
+_kept_headers: ContextVar[Mapping[str, str] | None] = ContextVar("chassis_headers", default=None)
 # Two threads of a request may add fields at once; neither loses them.
 _adding_lock = Lock()
 
@@ -146,12 +149,44 @@ def current_request() -> RequestRecord | None:
 
 def request_id() -> str | None:
     """Return the id of the request that is served here, as its log lines have it, if any is."""
-    request = current_request()
-    return None if request is None else request.request_id
+    return current_ids().get("request_id")
+
+
+def current_ids() -> dict[str, str]:
+    """Return the ids of request and trace that log lines have here."""
+    if (headers := _kept_headers.get()) is not None:
+        kept = dict(headers)
+        trace = kept.pop("traceparent", "")[3:35]
+        ids = {"request_id": next(iter(kept.values()), None), "trace_id": trace}
+    elif (request := current_request()) is not None:
+        ids = {"request_id": request.request_id, "trace_id": request.trace_id}
+    else:
+        return {}
+    return {name: value for name, value in ids.items() if value}
+
+
+@contextmanager
+def request_context(headers: Mapping[str, str]) -> Iterator[None]:
+    """Do work that a request left for later, as a part of it: in a task, a worker, a script.
+
+    `headers` is what `outgoing_headers()` returned in the request. Log lines, `request_id` and
+    `outgoing_headers` follow in the block. Raise ValueError for a value that is no id.
+    """
+    for name, value in headers.items():
+        pattern = _TRACEPARENT if name == "traceparent" else _ID
+        if not pattern.fullmatch(value.encode()):
+            raise ValueError(f"request_context: {name} is not what outgoing_headers() returned")
+    token = _kept_headers.set(dict(headers))
+    try:
+        yield
+    finally:
+        _kept_headers.reset(token)
 
 
 def outgoing_headers() -> dict[str, str]:
     """Return the headers that make a call to another service part of the request served here."""
+    if (kept := _kept_headers.get()) is not None:
+        return dict(kept)
     request = current_request()
     if request is None:
         return {}

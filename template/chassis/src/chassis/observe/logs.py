@@ -14,7 +14,14 @@ from urllib.parse import unquote
 
 from pydantic import SecretStr
 
-from ..http.request import NO_ROUTE, RequestRecord, current_log_fields, current_request
+from ..http.request import (
+    NO_ROUTE,
+    RequestRecord,
+    current_ids,
+    current_log_fields,
+    current_request,
+    request_id,
+)
 from ..settings import ChassisSettings
 from .log_stream import LogStream, open_log_stream
 
@@ -193,8 +200,8 @@ class TextFormatter(_Formatter):
             )
         if fields := current_log_fields():
             line += "".join(_write_pair(*pair) for pair in self.scrub(fields).items())
-        if (request := current_request()) is not None and request.request_id is not None:
-            line += f" [{request.request_id}]"
+        if (found := request_id()) is not None:
+            line += f" [{found}]"
         if record.exc_info:
             traceback = self.scrub(self.formatException(record.exc_info))
             line += f"\n{traceback.translate(_TRACEBACK_ESCAPES)}"
@@ -213,7 +220,7 @@ class JSONFormatter(_Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line = own | _request_fields() | current_log_fields() | added | own
+        line = own | current_ids() | current_log_fields() | added | own
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(self.scrub(line))
@@ -263,14 +270,6 @@ def _access_fields(request: RequestRecord) -> dict[str, Any]:
         "database_ms": round(request.seconds * 1000, 2),
         "statements": request.count,
     }
-
-
-def _request_fields() -> dict[str, str]:
-    request = current_request()
-    if request is None:
-        return {}
-    fields = {"request_id": request.request_id, "trace_id": request.trace_id}
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _format_timestamp(seconds: float) -> str:

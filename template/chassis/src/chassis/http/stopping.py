@@ -1,0 +1,67 @@
+"""The stop of the service: how tasks and streams learn of it, and how long they have."""
+
+import asyncio
+from contextlib import suppress
+from contextvars import ContextVar
+from math import inf
+from time import monotonic
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+
+class Stop:
+    """What a loop or a stream asks whether to end; `is_set` and `wait` are those of an Event."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def is_set(self) -> bool:
+        """Return whether it is time to end."""
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Tell whoever asks or waits to end; a test of a loop calls this."""
+        self._event.set()
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the stop, so many seconds at most. Return whether it is time to end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        return self.is_set()
+
+
+class Shutdown:
+    """One stop of a process: tasks are told when it begins, requests when its drain is over."""
+
+    def __init__(self) -> None:
+        self.for_tasks = Stop()
+        self.for_requests = Stop()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._deadline = inf
+
+    def begin(self, seconds: float) -> None:
+        """Tell the tasks, which have so many seconds to end, or less if less is left."""
+        self._deadline = min(self._deadline, monotonic() + seconds)
+        self.for_tasks.set()
+
+    async def wait_for_tasks(self) -> set[asyncio.Task[None]]:
+        """Wait until the tasks have ended or their time is over. Return those that go on."""
+        if not self.tasks:
+            return set()
+        return (await asyncio.wait(self.tasks, timeout=max(self._deadline - monotonic(), 0)))[1]
+
+
+# Set by a server of the chassis's own; the lifespan makes one of its own for other servers.
+server_shutdown: ContextVar[Shutdown | None] = ContextVar("chassis_shutdown", default=None)
+
+
+async def get_server_stop(connection: HTTPConnection) -> Stop:
+    """Return what tells a stream that the server waits for it to end."""
+    shutdown: Shutdown = connection.scope["chassis"].app.state.shutdown
+    return shutdown.for_requests
+
+
+ServerStop = Annotated[Stop, Depends(get_server_stop)]
