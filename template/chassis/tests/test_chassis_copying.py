@@ -24,7 +24,7 @@ from sqlalchemy import text
 from chassis import ChassisSettings
 from chassis.db import DatabaseSettings, DatabaseUnavailableError
 from chassis.db.copying.copy import CopyReport, copy_to_postgres
-from chassis.db.copying.encoder import split_pieces
+from chassis.db.copying.encoder import gather_lines
 from chassis.db.copying.errors import CopyError
 from chassis.db.copying.source import open_source
 from chassis.db.migrations.connect import open_connection
@@ -550,7 +550,7 @@ def test_rows_that_the_target_gets_meanwhile_are_noticed(move: Move) -> None:
 
 def test_large_rows_are_not_gathered() -> None:
     pieces = iter([b"x" * 1_000_000 + b"\n"] * 10)
-    next(split_pieces(pieces))
+    next(gather_lines(pieces))
     assert len(list(pieces)) == 9
 
 

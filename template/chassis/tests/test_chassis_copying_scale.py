@@ -113,6 +113,30 @@ def test_it_copies_at_half_the_speed_of_a_plain_copy_or_faster_in_little_memory(
         assert rate > plain / 2
 
 
+@pytest.mark.parametrize("value", ["randomblob(10000000)", "hex(randomblob(5000000))"])
+def test_rows_of_10_mb_take_little_memory(
+    depot: Depot, settings: ChassisSettings, tmp_path: Path, value: str
+) -> None:
+    only_on("postgres", settings)
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the memory of a process is measured on Linux")
+    assert settings.database_url is not None
+    here = DatabaseSettings(database_url=SecretStr(f"sqlite:///{tmp_path}/app.db"))
+    upgrade(depot.package, here)
+    column = "data" if value.startswith("random") else "text"
+    with open_connection(here) as connection:
+        for number in range(4):
+            insert = "INSERT INTO kinds (id, text) VALUES (?, '')"
+            connection.exec_driver_sql(insert, (number,))
+        connection.exec_driver_sql(f"UPDATE kinds SET {column} = {value}")
+        connection.commit()
+    found = copy_in_a_process(
+        depot, f"sqlite:///{tmp_path}/app.db", settings.database_url.get_secret_value()
+    )
+    print(f"\n4 rows of 10 MB, {value}: {found['memory']:.0f} MiB")
+    assert found["memory"] < MOST_MEBIBYTES
+
+
 def copy_in_a_process(depot: Depot, here: str, there: str) -> dict[str, float]:
     """Copy in a process of its own, whose memory is the copy's alone."""
     paths = os.pathsep.join([str(Path(__file__).parent), str(depot.versions.parents[2])])

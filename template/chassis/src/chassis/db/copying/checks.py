@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
 
-from .encoder import Fingerprint, RowEncoder, split_lines
+from .encoder import Fingerprint, RowEncoder
 from .errors import CORRECT, REFUSALS, RefusedValueError
 from .plan import KEYS_SHOWN, CopyPlan, Findings, TablePair
 from .rehearsal import Rehearsal, Rule
@@ -40,16 +40,23 @@ class Checker:
         encoder = RowEncoder(pair.columns, self._target.normalise)
         found = Fingerprint()
         for rows in self._source.read_chunks(pair.source, pair.source_columns, encoder.texts):
-            first = found.rows + 1
-            try:
-                data = encoder.encode(rows)
-                self._rehearsal.write(pair, data, first)
-                found = found.add(split_lines(data))
-            except (RefusedValueError, UnicodeEncodeError, *REFUSALS):
-                self._find_refusals(pair, encoder, rows, first)
-                found = Fingerprint(found.rows + len(rows))
+            found = self._check_rows(pair, encoder, rows, found)
             advance(len(rows))
+            # A large row is not kept while the next one is read.
+            rows.clear()
         return found
+
+    def _check_rows(
+        self, pair: TablePair, encoder: RowEncoder, rows: Sequence[Row], before: Fingerprint
+    ) -> Fingerprint:
+        first = before.rows + 1
+        try:
+            lines = encoder.encode(rows)
+            self._rehearsal.write(pair, lines, first)
+            return before.add(lines)
+        except (RefusedValueError, UnicodeEncodeError, *REFUSALS):
+            self._find_refusals(pair, encoder, rows, first)
+            return Fingerprint(before.rows + len(rows))
 
     def check_constraints(self, plan: CopyPlan) -> None:
         """Find the rows that break a constraint, or do not fit into an index."""

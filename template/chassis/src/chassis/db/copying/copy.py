@@ -12,7 +12,7 @@ from ..migrations.options import MigrationEnvironment
 from ..migrations.revisions import read_code_revisions
 from ..migrations.upgrade import upgrade
 from .checks import Advance, Checker, check_file, find_rounded
-from .encoder import Fingerprint, split_pieces
+from .encoder import Fingerprint, gather_lines
 from .endpoints import find_file, find_revision, open_target
 from .errors import CopyError
 from .ledger import Ledger, find_model_sequences, write_sequence_values
@@ -228,9 +228,10 @@ class _Copy:
         )
         found = Fingerprint()
         with self._target.driver.cursor() as cursor, cursor.copy(query) as copy:
-            for lines in split_pieces(map(bytes, copy)):
+            for lines in gather_lines(map(bytes, copy)):
                 found = found.add(lines)
                 advance(len(lines))
+                lines.clear()
         return found
 
     def finish(self, plan: CopyPlan) -> None:

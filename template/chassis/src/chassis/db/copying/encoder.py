@@ -44,16 +44,17 @@ class RowEncoder:
         self._normalise = normalise
         self._converters = [create_converter(column) for column in columns]
         self.texts = [place for place, one in enumerate(columns) if is_text(one)]
+        self._escaped = [place for place in self.texts if columns[place].kind != "bytea"]
         self._asked = [place for place, one in enumerate(columns) if not is_written_alike(one)]
 
-    def encode(self, rows: Sequence[Sequence[Any]], *, with_null: bool = False) -> bytes:
+    def encode(self, rows: Sequence[Sequence[Any]], *, with_null: bool = False) -> list[bytes]:
         """Return the lines of COPY.
 
         Raise RefusedValueError, UnicodeEncodeError or one of REFUSALS for a value that is refused.
         """
         columns = zip(range(len(self._columns)), zip(*rows, strict=True), strict=False)
         fields = [self._encode_column(place, values, with_null) for place, values in columns]
-        return "\n".join([*map("\t".join, zip(*fields, strict=True)), ""]).encode()
+        return [line.encode() for line in map("\t".join, zip(*fields, strict=True))]
 
     def find_refusals(self, row: Sequence[Any]) -> Iterator[tuple[int, RefusedValueError]]:
         """Yield the place of each value that PostgreSQL would refuse, and why."""
@@ -77,25 +78,23 @@ class RowEncoder:
             texts = [convert(value) for value in values if value is not None]
             written = iter(self._normalise(column.type, texts))
             return [NULL if value is None else escape(next(written)) for value in values]
-        if place in self.texts:
+        if place in self._escaped:
             return [NULL if value is None else escape(convert(value)) for value in values]
         return [NULL if value is None else convert(value) for value in values]
 
 
-def split_lines(data: bytes) -> list[bytes]:
-    """Return the lines of COPY."""
-    return data[:-1].split(b"\n")
+def gather_lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the lines that a server sends, many at a time; few that are large.
 
-
-def split_pieces(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield the lines that a server sends, many at a time; few that are large."""
-    kept: list[bytes] = []
+    libpq returns one row in each piece, with a line feed.
+    """
+    lines: list[bytes] = []
     size = 0
     for piece in pieces:
-        kept.append(piece)
+        lines.append(piece[:-1])
         size += len(piece)
         if size > _PIECES_BYTES:
-            yield split_lines(b"".join(kept))
-            kept, size = [], 0
-    if kept:
-        yield split_lines(b"".join(kept))
+            yield lines
+            lines, size = [], 0
+    if lines:
+        yield lines

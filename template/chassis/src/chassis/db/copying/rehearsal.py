@@ -1,6 +1,6 @@
 """The rows in temporary tables of PostgreSQL, which finds there what it would refuse."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .plan import TablePair
@@ -96,7 +96,7 @@ class Rehearsal:
             self._target.execute(f"CREATE TABLE {copy} (LIKE {table} INCLUDING GENERATED)")
             self._target.execute(f"ALTER TABLE {copy} {', '.join(changes)}")
 
-    def write(self, pair: TablePair, data: bytes, first: int) -> None:
+    def write(self, pair: TablePair, lines: Sequence[bytes], first: int) -> None:
         """Write lines of COPY, of which the first is the row of this number.
 
         Raise psycopg.Error if the server refuses them.
@@ -108,7 +108,8 @@ class Rehearsal:
             self._target.driver.cursor() as cursor,
             cursor.copy(f"COPY {table} ({name_columns(pair)}) FROM STDIN".encode()) as copy,
         ):
-            copy.write(data)
+            copy.write(b"\n".join(lines))
+            copy.write(b"\n")
 
     def read_rules(self) -> list[Rule]:
         """Return what the tables that are copied demand of the rows."""

@@ -48,6 +48,9 @@ def create_converter(column: TargetColumn) -> Convert:
             return _create_integer_converter(8 * int(column.kind[-1]))
         case "numeric":
             return _create_numeric_converter(column)
+        case "bytea":
+            # Of a domain it is a value that the server is asked for, else a field of COPY.
+            return _create_bytes_converter("\\x" if column.is_domain else "\\\\x")
         case "varchar" | "bpchar":
             return _create_text_converter(column.kind, column.modifier - 4)
         case "timestamptz" | "timestamp":
@@ -168,12 +171,15 @@ def _read_decimal(value: Any) -> Decimal:
     return number
 
 
-def _convert_bytes(value: Any) -> str:
-    if type(value) is not bytes:
-        raise refuse_class(value, "bytes")
-    if len(value) > _MOST_BYTES:
-        raise RefusedValueError("more bytes than PostgreSQL takes, 500 MB", "keep it in a file")
-    return f"\\x{value.hex()}"
+def _create_bytes_converter(prefix: str) -> Convert:
+    def convert_bytes(value: Any) -> str:
+        if type(value) is not bytes:
+            raise refuse_class(value, "bytes")
+        if len(value) > _MOST_BYTES:
+            raise RefusedValueError("more bytes than PostgreSQL takes, 500 MB", "keep it in a file")
+        return prefix + value.hex()
+
+    return convert_bytes
 
 
 def _convert_uuid(value: Any) -> str:
@@ -190,7 +196,6 @@ def _convert_any(value: Any) -> str:
 
 _CONVERTERS: dict[str, Convert] = {
     "bool": _convert_boolean,
-    "bytea": _convert_bytes,
     "date": convert_date,
     "float4": _convert_float,
     "float8": _convert_float,
@@ -206,4 +211,4 @@ _PLAIN = {
     *("date", "time", "timestamp", "timestamptz", "interval"),
 }
 _WRITTEN_OTHERWISE = {"float4", "float8", "interval", "jsonb"}
-_WRITTEN_ALIKE = {*_CONVERTERS, *_PLAIN, "varchar", "bpchar"} - _WRITTEN_OTHERWISE
+_WRITTEN_ALIKE = {*_CONVERTERS, *_PLAIN, "bytea", "varchar", "bpchar"} - _WRITTEN_OTHERWISE
