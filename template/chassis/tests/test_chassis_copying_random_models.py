@@ -25,7 +25,7 @@ from chassis.db.migrations.connect import open_connection
 from chassis.db.migrations.upgrade import upgrade
 
 FULL = os.environ.get("CHASSIS_TEST_SCALE") == "full"
-MODELS = int(os.environ.get("CHASSIS_TEST_MODELS", "8"))
+MODELS = 200 if FULL else 8
 FILES = 5
 START = int(os.environ.get("CHASSIS_TEST_SEED", "0"))
 

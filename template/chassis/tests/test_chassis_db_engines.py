@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from chassis_stock import (
     threads_ended,
 )
 from pydantic import SecretStr
-from sqlalchemy import insert, text
+from sqlalchemy import Date, func, insert, literal, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -35,7 +36,9 @@ from chassis.db import (
     create_database_engine,
     create_read_engine,
 )
+from chassis.db.base import UTCDateTime
 from chassis.db.errors import DatabaseSettingsError
+from chassis.db.migrations.connect import open_connection
 
 
 @asynccontextmanager
@@ -274,7 +277,23 @@ async def test_what_postgres_connections_are_told(settings: ChassisSettings) -> 
     assert await shown(create_read_engine(settings), told) == told
 
 
-async def test_a_pooler_is_told_the_application_name_and_nothing_else(
+@pytest.mark.parametrize("pgbouncer", [False, True])
+async def test_a_day_begins_and_ends_in_utc(settings: ChassisSettings, *, pgbouncer: bool) -> None:
+    if settings.database_target.backend == "postgres":
+        with open_connection(settings) as own, own.begin():
+            name = own.scalar(text("SELECT current_database()"))
+            own.execute(text(f"ALTER DATABASE \"{name}\" SET timezone TO 'Pacific/Auckland'"))
+    serving = changed(settings, database_pgbouncer=pgbouncer)
+    last_hour = literal(datetime(2026, 12, 31, 23, tzinfo=UTC), UTCDateTime)
+    day = select(func.date(last_hour, type_=Date))
+    for create in (create_database_engine, create_read_engine):
+        async with connected(create(serving)) as connection:
+            assert await connection.scalar(day) == date(2026, 12, 31)
+    with open_connection(settings) as migrating:
+        assert migrating.scalar(day) == date(2026, 12, 31)
+
+
+async def test_a_pooler_is_told_what_it_keeps_and_nothing_else(
     settings: ChassisSettings,
 ) -> None:
     only_on("postgres", settings)
@@ -284,7 +303,7 @@ async def test_a_pooler_is_told_the_application_name_and_nothing_else(
         async with connected(create(settings)) as connection:
             told = list(await connection.scalars(text(query)))
             prepared = await connection.scalar(text("SELECT count(*) FROM pg_prepared_statements"))
-        assert told == ["application_name", "client_encoding"]
+        assert told == ["TimeZone", "application_name", "client_encoding"]
         assert prepared == 0
 
 

@@ -1,9 +1,12 @@
 """The test kit, tested on a service of its own whose tests run in a pytest of their own."""
 
+import importlib
+import pkgutil
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,16 @@ from chassis_shelf import CONFTEST, PYPROJECT, REVISION
 from pydantic import SecretStr
 from sqlalchemy import NullPool, create_engine, text
 
+import chassis
 from chassis.settings import ChassisSettings
 from chassis.testing.databases import start_server
 from chassis.testing.environment import write_variables
+
+# What is first imported while pytester is in use is imported again after it, as other classes.
+OURS = [found.name for found in pkgutil.walk_packages(chassis.__path__, "chassis.")]
+for name in ("alembic.command", "alembic.config", "psycopg", *OURS):
+    with suppress(ImportError):
+        importlib.import_module(name)
 
 pytest_plugins = ["pytester"]
 

@@ -248,6 +248,8 @@ def _server_settings(settings: DatabaseSettings, *, read_only: bool) -> dict[str
     idle = settings.database_idle_in_transaction_timeout_seconds
     return {
         "application_name": settings.database_application_name or "",
+        # As SQLite has it: the day of a moment is the same on both, wherever the server stands.
+        "timezone": "UTC",
         "statement_timeout": milliseconds(settings.database_statement_timeout_seconds),
         "lock_timeout": milliseconds(settings.database_lock_timeout_seconds),
         "idle_in_transaction_session_timeout": milliseconds(idle),

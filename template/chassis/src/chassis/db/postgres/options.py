@@ -16,6 +16,8 @@ from .hostnames import SocketOption
 ENCODING_ADVICE = "move the data to a database WITH ENCODING 'UTF8' TEMPLATE template0"
 # What a URL asks of a session, as asked of the server: a read session is read-only on any.
 _SERVER_ROLE = {"read-write": "primary", "read-only": "standby"}
+# What a pooler keeps for each client.
+_POOLED_SETTINGS = ("application_name", "timezone")
 _LOST_TYPE = "lookup failed for type"
 _IDLE_SINCE = "chassis_idle_since"
 
@@ -38,9 +40,7 @@ def asyncpg_arguments(
         arguments["statement_cache_size"] = 0
         arguments["prepared_statement_cache_size"] = 0
         arguments["prepared_statement_name_func"] = _unnamed_statement
-        server_settings = {
-            name: value for name, value in server_settings.items() if name == "application_name"
-        }
+        server_settings = {name: server_settings[name] for name in _POOLED_SETTINGS}
     told = {name: value for name, value in server_settings.items() if value}
     return arguments | {"server_settings": told | given.get("server_settings", {})}
 
@@ -53,15 +53,16 @@ def psycopg_arguments(
     lock_timeout: float,
 ) -> dict[str, Any]:
     """Complete the arguments of a migration's connection: a lock timeout, no statement timeout."""
-    options = f"-c lock_timeout={milliseconds(lock_timeout)} {given.get('options', '')}"
-    defaults: dict[str, Any] = {
+    defaults = f"-c lock_timeout={milliseconds(lock_timeout)} -c timezone=UTC"
+    options = f"{defaults} {given.get('options', '')}"
+    arguments: dict[str, Any] = {
         "connect_timeout": max(1, round(connect_timeout)),
         # As asyncpg asks for; else text of a database in SQL_ASCII is bytes.
         "client_encoding": "UTF8",
     }
     if application_name:
-        defaults["application_name"] = application_name
-    return defaults | given | {"options": options.strip()}
+        arguments["application_name"] = application_name
+    return arguments | given | {"options": options.strip()}
 
 
 def milliseconds(seconds: float) -> str:
