@@ -12,17 +12,14 @@ from httpx2 import ASGITransport, AsyncClient, Response
 
 from tests.model_table import lint
 from tests.models.trial import ENGINES, Databases, Package
+from tests.pages._package import check_blocks
 from tests.repository import ROOT
 
 PAGE = ROOT / "template/chassis/docs/problems.md"
 
 
 def test_every_block_of_the_page_is_run(package: Package) -> None:
-    blocks = re.findall(r"^ *```(\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert blocks.count("python") == len(list(package.folder.glob("models/*.py"))) + 1
-    assert sorted({*blocks}) == ["json", "python"]
-    for file in package.folder.glob("[mr]o*/*.py"):
-        lint(file.read_text(encoding="utf-8"))
+    check_blocks(package, PAGE)
 
 
 def test_the_page_makes_a_service_on_both_engines(package: Package, databases: Databases) -> None:
