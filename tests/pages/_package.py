@@ -1,10 +1,15 @@
 """A page of the guide whose blocks are a package's models, a router, and answers in JSON."""
 
+import importlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from chassis import ChassisSettings, create_app
+from fastapi import APIRouter, FastAPI
+
 from tests.model_table import lint
-from tests.models.trial import Package
+from tests.models.trial import ENGINES, Databases, Package
 
 
 def check_blocks(package: Package, page: Path) -> None:
@@ -14,3 +19,17 @@ def check_blocks(package: Package, page: Path) -> None:
     assert sorted({*blocks}) == ["json", "python"]
     for file in package.folder.glob("[mr]o*/*.py"):
         lint(file.read_text(encoding="utf-8"))
+
+
+def create_apps(
+    package: Package, databases: Databases, name: str, *more: APIRouter
+) -> Iterator[FastAPI]:
+    """Make the page's service on each engine, with the tables of the revision that is written."""
+    settings = {engine: databases.create(engine) for engine in ENGINES}
+    lint(package.generate(settings["sqlite"], name))
+    routers = [importlib.import_module(f"{package.name}.routers.{name}").router, *more]
+    for each in settings.values():
+        package.upgrade(each)
+        assert package.drift(each) == ""
+        fields = each.model_dump(exclude_unset=True)
+        yield create_app(ChassisSettings(**fields), package=package.name, routers=routers)

@@ -1,18 +1,17 @@
 """The guide's page of models: its own text runs, on both engines."""
 
 import asyncio
-import importlib
 import re
 from collections import Counter
 from decimal import Decimal
 from typing import Any
 
-from chassis import ChassisSettings, create_app
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
 from tests.model_table import lint
-from tests.models.trial import ENGINES, Databases, Package
+from tests.models.trial import Databases, Package
+from tests.pages._package import create_apps
 from tests.repository import ROOT
 
 PAGE = ROOT / "template/chassis/docs/models.md"
@@ -26,15 +25,7 @@ def test_every_block_of_the_page_is_run(package: Package) -> None:
 
 
 def test_the_page_makes_a_service_on_both_engines(package: Package, databases: Databases) -> None:
-    settings = {engine: databases.create(engine) for engine in ENGINES}
-    lint(package.generate(settings["sqlite"], "invoices"))
-    invoices = importlib.import_module(f"{package.name}.routers.invoices")
-
-    for each in settings.values():
-        package.upgrade(each)
-        assert package.drift(each) == ""
-        fields = each.model_dump(exclude_unset=True)
-        app = create_app(ChassisSettings(**fields), package=package.name, routers=[invoices.router])
+    for app in create_apps(package, databases, "invoices"):
         asyncio.run(use_service(app))
 
 

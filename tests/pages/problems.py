@@ -1,18 +1,15 @@
 """The guide's page of problems: its own text runs, on both engines."""
 
 import asyncio
-import importlib
 import json
 import re
 from typing import Any
 
-from chassis import ChassisSettings, create_app
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient, Response
 
-from tests.model_table import lint
-from tests.models.trial import ENGINES, Databases, Package
-from tests.pages._package import check_blocks
+from tests.models.trial import Databases, Package
+from tests.pages._package import check_blocks, create_apps
 from tests.repository import ROOT
 
 PAGE = ROOT / "template/chassis/docs/problems.md"
@@ -23,15 +20,7 @@ def test_every_block_of_the_page_is_run(package: Package) -> None:
 
 
 def test_the_page_makes_a_service_on_both_engines(package: Package, databases: Databases) -> None:
-    settings = {engine: databases.create(engine) for engine in ENGINES}
-    lint(package.generate(settings["sqlite"], "members"))
-    members = importlib.import_module(f"{package.name}.routers.members")
-
-    for each in settings.values():
-        package.upgrade(each)
-        assert package.drift(each) == ""
-        fields = each.model_dump(exclude_unset=True)
-        app = create_app(ChassisSettings(**fields), package=package.name, routers=[members.router])
+    for app in create_apps(package, databases, "members"):
         asyncio.run(use_service(app))
 
 

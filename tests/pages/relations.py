@@ -1,20 +1,17 @@
 """The guide's page of relations: its own text runs, on both engines."""
 
 import asyncio
-import importlib
 import json
 import re
 
 import pytest
-from chassis import ChassisSettings, create_app
 from chassis.db import DbReadSession
 from fastapi import APIRouter, FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy.exc import InvalidRequestError
 
-from tests.model_table import lint
-from tests.models.trial import ENGINES, Databases, Package
-from tests.pages._package import check_blocks
+from tests.models.trial import Databases, Package
+from tests.pages._package import check_blocks, create_apps
 from tests.repository import ROOT
 
 PAGE = ROOT / "template/chassis/docs/relations.md"
@@ -25,20 +22,8 @@ def test_every_block_of_the_page_is_run(package: Package) -> None:
 
 
 def test_the_page_makes_a_service_on_both_engines(package: Package, databases: Databases) -> None:
-    settings = {engine: databases.create(engine) for engine in ENGINES}
-    lint(package.generate(settings["sqlite"], "customers"))
-    customers = importlib.import_module(f"{package.name}.routers.customers")
-
-    for each in settings.values():
-        package.upgrade(each)
-        assert package.drift(each) == ""
-        fields = each.model_dump(exclude_unset=True)
-        routers = [customers.router, create_forgetful_router(package)]
-        asyncio.run(
-            use_service(
-                create_app(ChassisSettings(**fields), package=package.name, routers=routers)
-            )
-        )
+    for app in create_apps(package, databases, "customers", create_forgetful_router(package)):
+        asyncio.run(use_service(app))
 
 
 def create_forgetful_router(package: Package) -> APIRouter:
