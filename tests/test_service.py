@@ -116,7 +116,9 @@ def test_its_tests_pass_on_the_embedded_postgres_and_several_workers(default: Se
 def test_the_tests_of_the_chassis_pass(
     install: Install, answers: str, version: str, database: str
 ) -> None:
-    install(answers, version).run("pytest", "chassis", "--quiet", "--database", database).check()
+    # Most of them wait, for a timer or a process.
+    options = ("--quiet", "--database", database, "--numprocesses", "4")
+    install(answers, version).run("pytest", "chassis", *options).check()
 
 
 def test_its_migrations_go_up_and_down_and_match_its_models(

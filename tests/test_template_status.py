@@ -316,7 +316,7 @@ def test_copier_itself_agrees_on_what_is_newer(
     for version in recorded:
         project = tmp_path / version
         project.mkdir()
-        record = f"_commit: {version}\n_src_path: {template.path}\n"
+        record = f"_commit: '{version}'\n_src_path: {template.path}\n"
         (project / ".copier-answers.yml").write_text(record)
         check = [sys.executable, "-m", "copier", "check-update", "--output-format", "json"]
         done = subprocess.run(check, cwd=project, capture_output=True, text=True, check=True)

@@ -302,6 +302,8 @@ def test_another_server_tells_a_loop_when_the_lifespan_ends() -> None:
 @contextmanager
 def working(**variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     log = Path("work.log")
+    # Where pytest itself runs in the background, Ctrl-C is ignored, and by what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with (
         log.open("wb") as output,
         subprocess.Popen(
@@ -310,6 +312,7 @@ def working(**variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
             stderr=output,
         ) as process,
     ):
+        signal.signal(signal.SIGINT, before)
         try:
             until(lambda: log.read_text().count("the loop has begun") == 2)
             yield process, log
