@@ -18,7 +18,7 @@ from chassis_stock import (
     started,
     threads_ended,
 )
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 from sqlalchemy import func, select
@@ -30,6 +30,7 @@ from starlette.types import Message
 
 from chassis import ChassisSettings
 from chassis.db import (
+    DatabaseUnavailableError,
     DbReadSession,
     DbSession,
     DbSessions,
@@ -247,6 +248,45 @@ async def test_a_task_that_outlives_its_request_keeps_its_session(
         assert (await client.get("/")).status_code == 200
         answered.set()
         assert await tasks[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DatabaseUnavailableError("the server is away"), 1013, "WEBSOCKET "),
+        (HTTPException(403), 1008, None),
+    ],
+)
+async def test_an_error_closes_a_websocket_that_was_accepted(
+    settings: ChassisSettings,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    code: int,
+    line: str | None,
+) -> None:
+    router = APIRouter()
+    sent: list[Message] = []
+
+    @router.websocket("/feed")
+    async def fail(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise error
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    app = create_stock(settings, router)
+    async with started(app):
+        scope = {"type": "websocket", "path": "/feed", "query_string": b"", "headers": []}
+        await app(scope, receive, send)
+
+    assert [one["type"] for one in sent] == ["websocket.accept", "websocket.close"]
+    assert sent[1]["code"] == code
+    warnings = [one.message for one in caplog.records if one.levelname == "WARNING"]
+    assert [one.startswith(line) for one in warnings] == [True] if line else warnings == []
 
 
 async def test_a_websocket_holds_no_session_between_messages(settings: ChassisSettings) -> None:

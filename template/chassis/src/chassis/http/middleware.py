@@ -129,7 +129,7 @@ class RequestMiddleware:
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, _close_for_answers(send))
         finally:
             await record.close_scopes()
         del scope["chassis"]
@@ -257,6 +257,27 @@ class RequestMiddleware:
         response = refused or problem_response(500, BUG)
         await self._allow_origins(response)(record.scope, receive, send)
         return refused is not None
+
+
+def _close_for_answers(send: Send) -> Send:
+    """Close a websocket that was accepted, where an error would be answered over HTTP."""
+    is_accepted = False
+
+    async def close_or_send(message: Message) -> None:
+        nonlocal is_accepted
+        kind: str = message["type"]
+        if is_accepted and kind == "websocket.http.response.start":
+            await send({"type": "websocket.close", "code": _close_code(message["status"])})
+        elif not is_accepted or kind != "websocket.http.response.body":
+            is_accepted = is_accepted or kind == "websocket.accept"
+            await send(message)
+
+    return close_or_send
+
+
+def _close_code(status: int) -> int:
+    """Return the code of RFC 6455 that is next to a status: try again, refused or failed."""
+    return 1013 if status == 503 else 1008 if status < 500 else 1011
 
 
 async def _send_after_body(
