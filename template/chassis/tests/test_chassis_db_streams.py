@@ -77,7 +77,10 @@ async def test_a_stream_that_is_left_holds_nothing(
         with closing(sqlite3.connect(settings.database_target.url.database or "")) as other:
             assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
         return
-    idle = text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")
+    idle = text(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE state LIKE 'idle in transaction%' AND datname = current_database()"
+    )
     assert await filled.scalar(idle) == 0
 
 
