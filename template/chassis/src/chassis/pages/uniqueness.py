@@ -94,7 +94,9 @@ def _find_equal(condition: Any) -> Iterator[tuple[Any, Any]]:
 def _find_keys(source: FromClause) -> Iterator[set[Any]]:
     """Yield the sets of columns whose values no two rows share, the primary key first."""
     table = source.element if isinstance(source, Alias) else source
-    if isinstance(table, Table) and (primary := set(source.primary_key)):
+    # Not `source.primary_key`: that of an annotated alias may have other columns than its `c`.
+    primary = {column for column in source.c if getattr(column, "primary_key", False)}
+    if isinstance(table, Table) and primary:
         yield primary
     if isinstance(source, Table):
         rules: list[Any] = [
