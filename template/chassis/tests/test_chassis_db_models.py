@@ -229,9 +229,12 @@ async def test_a_version_that_a_bulk_update_raised_is_known(session: AsyncSessio
 
 
 def test_a_version_of_its_own_stays() -> None:
-    class Stamped(Versioned, Base):
-        __tablename__ = "stamped"
+    class Alone(Base):
+        __abstract__ = True
         metadata = MetaData()
+
+    class Stamped(Versioned, Alone):
+        __tablename__ = "stamped"
         id: Mapped[BigKey]
         stamp: Mapped[int] = mapped_column()
         __mapper_args__ = {"version_id_col": stamp}  # noqa: RUF012
@@ -311,9 +314,12 @@ async def test_keys_are_made_on_both(session: AsyncSession) -> None:
 
 
 async def test_a_dataclass_gets_a_key(session: AsyncSession, settings: ChassisSettings) -> None:
-    class Note(MappedAsDataclass, Base):
-        __tablename__ = "note"
+    class Alone(Base):
+        __abstract__ = True
         metadata = MetaData()
+
+    class Note(MappedAsDataclass, Alone):
+        __tablename__ = "note"
         id: Mapped[UUIDKey] = mapped_column(init=False)
         name: Mapped[str]
 

@@ -386,6 +386,13 @@ async def test_a_row_that_an_outer_join_does_not_find_has_nulls(
         assert ids.index(1) == (4 if name is AGAIN.name else 0)
 
 
+def test_an_alias_that_another_statement_had_first_is_as_unique() -> None:
+    other = aliased(Thing)
+    select(other)
+    found = other.id == Line.thing_id
+    keyset(select(Line.id, other.name).outerjoin(other, found), other.name, Line.id)
+
+
 FORMS = {
     # Written by other means than the chassis: a form of their own, or a sum's binary digits.
     "sqlite": [
