@@ -80,15 +80,20 @@ def depot(tmp_path: Path) -> Iterator[Depot]:
         yield depot
 
 
-def test_it_copies_many_rows_in_little_memory(
-    depot: Depot, settings: ChassisSettings, tmp_path: Path
-) -> None:
+@pytest.fixture
+def here(depot: Depot, settings: ChassisSettings, tmp_path: Path) -> DatabaseSettings:
+    """Make the file, for a copy whose memory can be measured."""
     only_on("postgres", settings)
     if not Path("/proc/self/status").exists():
         pytest.skip("the memory of a process is measured on Linux")
-    assert settings.database_url is not None
-    here = DatabaseSettings(database_url=SecretStr(f"sqlite:///{tmp_path}/app.db"))
-    upgrade(depot.package, here)
+    file = DatabaseSettings(database_url=SecretStr(f"sqlite:///{tmp_path}/app.db"))
+    upgrade(depot.package, file)
+    return file
+
+
+def test_it_copies_many_rows_in_little_memory(
+    depot: Depot, settings: ChassisSettings, here: DatabaseSettings
+) -> None:
     fill(here, ROWS // 40)
     with open_connection(here) as connection:
         for number in range(11):
@@ -96,9 +101,7 @@ def test_it_copies_many_rows_in_little_memory(
             connection.exec_driver_sql(ORDERS.format(number=number, rows=rows))
         connection.commit()
 
-    found = copy_in_a_process(
-        depot, f"sqlite:///{tmp_path}/app.db", settings.database_url.get_secret_value()
-    )
+    found = copy_in_a_process(depot, here, settings)
 
     rate = found["rows"] / (found["checking"] + found["copying"])
     plain = measure_plain_copy(here, settings)
@@ -113,14 +116,8 @@ def test_it_copies_many_rows_in_little_memory(
 
 @pytest.mark.parametrize("value", ["randomblob(10000000)", "hex(randomblob(5000000))"])
 def test_rows_of_10_mb_take_little_memory(
-    depot: Depot, settings: ChassisSettings, tmp_path: Path, value: str
+    depot: Depot, settings: ChassisSettings, here: DatabaseSettings, value: str
 ) -> None:
-    only_on("postgres", settings)
-    if not Path("/proc/self/status").exists():
-        pytest.skip("the memory of a process is measured on Linux")
-    assert settings.database_url is not None
-    here = DatabaseSettings(database_url=SecretStr(f"sqlite:///{tmp_path}/app.db"))
-    upgrade(depot.package, here)
     column = "data" if value.startswith("random") else "text"
     with open_connection(here) as connection:
         for number in range(4):
@@ -128,18 +125,19 @@ def test_rows_of_10_mb_take_little_memory(
             connection.exec_driver_sql(insert, (number,))
         connection.exec_driver_sql(f"UPDATE kinds SET {column} = {value}")
         connection.commit()
-    found = copy_in_a_process(
-        depot, f"sqlite:///{tmp_path}/app.db", settings.database_url.get_secret_value()
-    )
+    found = copy_in_a_process(depot, here, settings)
     print(f"\n4 rows of 10 MB, {value}: {found['memory']:.0f} MiB")
     assert found["memory"] < MOST_MEBIBYTES
 
 
-def copy_in_a_process(depot: Depot, here: str, there: str) -> dict[str, float]:
+def copy_in_a_process(
+    depot: Depot, here: DatabaseSettings, there: DatabaseSettings
+) -> dict[str, float]:
     """Copy in a process of its own, whose memory is the copy's alone."""
+    urls = [one.database_url.get_secret_value() for one in (here, there) if one.database_url]
     paths = os.pathsep.join([str(Path(__file__).parent), str(depot.versions.parents[2])])
     done = subprocess.run(
-        [sys.executable, "-c", COPY, depot.package, here, there],
+        [sys.executable, "-c", COPY, depot.package, *urls],
         env=os.environ | {"PYTHONPATH": paths},
         check=False,
         capture_output=True,
