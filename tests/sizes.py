@@ -32,10 +32,10 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_550
+CORE = 10_560
 ROOMS = (
     Room("src/chassis", 625),
-    Room("src/chassis/http", 1680),
+    Room("src/chassis/http", 1690),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2520),
     Room("src/chassis/db/address", 1560),

@@ -5,6 +5,7 @@ import gc
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from typing import Annotated
+from unittest.mock import Mock
 
 import pytest
 from chassis_stock import (
@@ -21,6 +22,7 @@ from chassis_stock import (
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
+from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.applications import Starlette
@@ -29,6 +31,7 @@ from starlette.routing import Mount
 from starlette.types import Message
 
 from chassis import ChassisSettings
+from chassis.commands.server_middleware import ServerMiddleware
 from chassis.db import (
     DatabaseUnavailableError,
     DbReadSession,
@@ -253,7 +256,7 @@ async def test_a_task_that_outlives_its_request_keeps_its_session(
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (DatabaseUnavailableError("the server is away"), 1013, "WEBSOCKET "),
+        (DatabaseUnavailableError("the server is away"), 1013, "WEBSOCKET /feed: 503: "),
         (HTTPException(403), 1008, None),
     ],
 )
@@ -287,6 +290,29 @@ async def test_an_error_closes_a_websocket_that_was_accepted(
     assert sent[1]["code"] == code
     warnings = [one.message for one in caplog.records if one.levelname == "WARNING"]
     assert [one.startswith(line) for one in warnings] == [True] if line else warnings == []
+
+
+async def test_a_stream_of_events_whose_database_goes_away_is_one_line(
+    settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = APIRouter()
+
+    @router.get("/feed", response_class=EventSourceResponse)
+    async def feed() -> AsyncIterable[str]:
+        yield "first"
+        raise DatabaseUnavailableError("the server is away")
+
+    app = create_stock(settings, router)
+    served = ServerMiddleware(
+        app, is_draining=bool, wait_for_tasks=Mock(), report_failed_start=Mock()
+    )
+    transport = ASGITransport(served, raise_app_exceptions=False)
+    async with started(app), AsyncClient(transport=transport, base_url="http://test") as client:
+        await client.get("/feed")
+
+    [line] = [one for one in caplog.records if one.name == "chassis.http.responses"]
+    assert line.levelname == "WARNING"
+    assert line.message == "GET /feed: its answer was cut off: the server is away"
 
 
 async def test_a_websocket_holds_no_session_between_messages(settings: ChassisSettings) -> None:

@@ -224,7 +224,7 @@ def test_a_loop_that_goes_on_gets_the_grace_and_is_cancelled_then() -> None:
         assert running.stop() == 0
         assert 2 <= time.monotonic() - began < 6
     messages = messages_of(running.log)
-    late = messages.index("the task beside did not end in time and is cancelled")
+    late = messages.index("the task beside has not ended at the stop and is cancelled")
     assert late < messages.index("the loop was left") < messages.index("the lifespan has ended")
     assert "the loop has ended" not in messages
 
@@ -343,8 +343,8 @@ def test_a_worker_that_does_not_end_is_cancelled_and_exits_with_143(
         assert process.wait(20) == 128 + signal.SIGTERM
         assert time.monotonic() - began < 5
     messages = messages_of(log)
-    assert "the task one did not end in time and is cancelled" in messages
-    assert "the task two did not end in time and is cancelled" not in messages
+    assert "the task one has not ended at the stop and is cancelled" in messages
+    assert "the task two has not ended at the stop and is cancelled" not in messages
     assert messages[-1] == "the loop was left"
 
 

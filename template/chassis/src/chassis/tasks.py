@@ -89,7 +89,7 @@ async def _end(shutdown: Shutdown) -> bool:
 
 async def _cancel(late: set[asyncio.Task[None]]) -> None:
     for task in late:
-        logger.error("the task %s did not end in time and is cancelled", task.get_name())
+        logger.error("the task %s has not ended at the stop and is cancelled", task.get_name())
         task.cancel()
     if late:
         await asyncio.wait(late, timeout=CANCEL_SECONDS)
@@ -155,11 +155,9 @@ class _Supervisor:
         """Log a failure: in one line what time or a migration cures, with a traceback a bug."""
         if failure is None:
             logger.error("the task %s returned before the stop%s", self._name, outlook)
-        elif is_missing_table(failure):
-            reason = f"the database's schema is not there: {describe_error(failure)}"
-            logger.warning("the task %s failed: %s%s", self._name, reason, outlook)
-        elif is_transient(failure):
-            reason = describe_error(failure)
+        elif is_missing_table(failure) or is_transient(failure):
+            what = "the database's schema is not there: " if is_missing_table(failure) else ""
+            reason = what + describe_error(failure)
             logger.warning("the task %s failed: %s%s", self._name, reason, outlook)
         else:
             logger.error("the task %s failed%s", self._name, outlook, exc_info=failure)

@@ -97,8 +97,10 @@ class RequestRecord(SessionOwner):
     def route(self) -> str | None:
         """The template of the route that was found, such as `/items/{item_id}`."""
         scope = self.scope
-        path = find_route_template(scope)
-        if path is None and (self.status == 413 or getattr(scope["app"], "user_middleware", False)):
+        # It is empty for a websocket.
+        path = find_route_template(scope) or None
+        is_early = self.status == 413 or getattr(scope["app"], "user_middleware", False)
+        if path is None and (is_early or scope["type"] == "websocket"):
             # It was answered before it was routed: for its length, or by a middleware.
             found = find_route(self.app, scope)
             return None if found is None else found.template

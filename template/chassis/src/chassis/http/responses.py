@@ -151,7 +151,8 @@ def log_failure(request: RequestRecord, error: Exception) -> bool:
     """
     request.is_reported = True
     # Starlette wraps what it could have answered, had the answer not begun.
-    cause = error.__cause__ if isinstance(error.__cause__, DATABASE_ERRORS) else error
+    wrapped = _unwrap_group(error.__cause__)
+    cause = wrapped if isinstance(wrapped, DATABASE_ERRORS) else error
     if find_failure(cause) in DATABASE_PROBLEMS:
         logger.warning("%s: its answer was cut off: %s", request.name, describe_error(cause))
     elif "permanently closed" in str(cause) and isinstance(cause, InvalidRequestError):
@@ -159,3 +160,10 @@ def log_failure(request: RequestRecord, error: Exception) -> bool:
     else:
         logger.error("%s failed", request.name, exc_info=error)
     return request.is_answered
+
+
+def _unwrap_group(error: BaseException | None) -> BaseException | None:
+    """Return what a group has alone: a stream of events is sent by a task group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -22,7 +22,7 @@ from greenlet import getcurrent  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.interfaces import ExceptionContext, ExecutionContext
 
-from ..http.request import NO_ROUTE, RequestRecord, current_request
+from ..http.request import RequestRecord, current_request
 from .statements import is_select
 
 # A request may run a SELECT so often from the same lines.
@@ -162,8 +162,7 @@ class RepeatedSelects:
         repeat = repeats.setdefault(key, Repeat(statement, lines))
         repeat.add(parameters, request.seconds)
         if repeat.count == MAX_REPEATS + 1:
-            # A websocket has no template.
-            repeat.route = request.name.replace(NO_ROUTE, request.scope["path"])
+            repeat.route = request.name
             self._found.append(repeat)
 
     def forget_failed(self, context: ExceptionContext) -> None:
