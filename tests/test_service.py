@@ -117,7 +117,7 @@ def test_the_tests_of_the_chassis_pass(
     install: Install, answers: str, version: str, database: str
 ) -> None:
     # Most of them wait, for a timer or a process.
-    options = ("--quiet", "--database", database, "--numprocesses", "4")
+    options = ("--quiet", "--database", database, "--numprocesses", "2")
     install(answers, version).run("pytest", "chassis", *options).check()
 
 

@@ -21,7 +21,7 @@ from chassis.testing.environment import write_variables
 
 # What is first imported while pytester is in use is imported again after it, as other classes.
 OURS = [found.name for found in pkgutil.walk_packages(chassis.__path__, "chassis.")]
-for name in ("alembic.command", "alembic.config", "psycopg", *OURS):
+for name in ("alembic.command", "alembic.config", "psutil", "psycopg", *OURS):
     with suppress(ImportError):
         importlib.import_module(name)
 
