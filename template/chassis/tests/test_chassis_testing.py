@@ -117,6 +117,95 @@ def test_neither_shell_nor_env_file_is_read():
     assert settings.model_fields_set == set()
     assert "PGHOST" not in os.environ
 """
+COUNT_COMMAND = """
+import asyncio
+import logging
+
+import click
+from chassis import ChassisSettings, create_cli, pass_settings
+
+run = create_cli("shelf.main:create_service", settings=ChassisSettings)
+
+
+@run.command()
+@click.option("--from", "number", default=0)
+@pass_settings
+async def count(settings: ChassisSettings, number: int) -> None:
+    logging.getLogger("shelf").debug("begun")
+    print(number, flush=True)
+    await asyncio.sleep(60)
+
+
+run(prog_name="shelf")
+"""
+PROCESS_TESTS = """
+import asyncio
+import time
+
+import pytest
+from httpx2 import AsyncClient, ReadTimeout
+
+from chassis.testing import eventually
+
+
+async def test_a_command_runs_as_a_process_and_is_stopped(start_command):
+    command = start_command("count", "--from=7", APP_LOG_LEVEL="DEBUG")
+    await eventually(lambda: {"message": "7"} in command.log_lines)
+    assert any(line.get("level") == "DEBUG" for line in command.log_lines)
+    assert command.stop() == 143
+
+
+def test_a_command_that_ends_has_an_exit_code(start_command):
+    assert start_command("doctor").wait() == 0
+
+
+def test_what_still_runs_is_stopped_with_the_test(start_command):
+    start_command("count")
+
+
+async def test_the_receiver_keeps_what_it_is_sent(receiver):
+    async with AsyncClient(base_url=receiver.url) as http:
+        for content in (b'{"id": 7}', iterate(b'{"id"', b": 7}")):
+            answer = await http.post("/hook?a=1", content=content, headers={"X-Id": "7"})
+            assert answer.status_code == 200
+    assert [one.json() for one in receiver.requests] == [{"id": 7}, {"id": 7}]
+    assert (receiver.requests[0].method, receiver.requests[0].path) == ("POST", "/hook?a=1")
+    assert receiver.requests[0].headers["x-id"] == "7"
+
+
+async def iterate(*chunks):
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_the_receiver_answers_as_it_is_told(receiver):
+    receiver.answer_next(503, headers={"Retry-After": "5"}, body=b"busy")
+    receiver.answer_next(204)
+    receiver.answer_next(200, delay_seconds=0.5)
+    async with AsyncClient(base_url=receiver.url) as http:
+        refused = await http.get("/")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert refused.content == b"busy"
+        assert (await http.delete("/")).status_code == 204
+        with pytest.raises(ReadTimeout):
+            await http.get("/", timeout=0.1)
+        assert (await http.head("/")).status_code == 200
+
+
+async def test_eventually_returns_what_became_true():
+    begin = time.monotonic()
+
+    async def later():
+        await asyncio.sleep(0)
+        return time.monotonic() > begin + 0.1 and "done"
+
+    assert await eventually(later) == "done"
+    assert await eventually(lambda: [1]) == [1]
+
+
+async def test_what_never_becomes_true_fails():
+    await eventually(lambda: [], seconds=0.1)
+"""
 EMPTY_DATABASE_TEST = """
 from sqlalchemy import inspect
 
@@ -265,6 +354,17 @@ def test_a_server_that_does_not_start_shows_its_log(shelf: pytest.Pytester) -> N
 
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["the server did not start:", "out of order"])
+
+
+def test_commands_a_receiver_and_what_a_test_waits_for(shelf: pytest.Pytester) -> None:
+    command = shelf.path / "shelf" / "__main__.py"
+    command.write_text(COUNT_COMMAND)
+    shelf.makepyfile(PROCESS_TESTS)
+
+    result = shelf.runpytest_subprocess()
+
+    result.assert_outcomes(passed=6, failed=1)
+    result.stdout.fnmatch_lines(["E *Failed: after 0.1 s it was still []"])
 
 
 def test_another_process_reads_the_settings_of_the_test(

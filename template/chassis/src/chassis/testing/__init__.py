@@ -40,31 +40,39 @@ from .embedded_server import WORKER_INPUT, find_embedded_server
 from .environment import isolated, write_variables
 from .log_lines import LogLines, keep_log_lines
 from .migrations import check_migrations
+from .processes import LiveServer, ServiceProcess, live_server, start_command
+from .receiver import ReceivedRequest, Receiver, receiver
 from .repeated_selects import MARK_HELP, RepeatedSelects
-from .servers import LiveServer, start_live_server
 from .sessions import open_test_session
+from .waiting import eventually
 from .warning_filters import BUGS
 
 SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 __all__ = [
     "LiveServer",
+    "ReceivedRequest",
+    "Receiver",
     "Service",
+    "ServiceProcess",
     "app",
     "check_migrations",
     "client",
     "empty_database_settings",
     "engine",
     "environ",
+    "eventually",
     "live_server",
     "log_lines",
     "make_client",
     "project_root",
     "read_engine",
+    "receiver",
     "replica",
     "service",
     "session",
     "settings",
+    "start_command",
 ]
 
 
@@ -167,15 +175,6 @@ async def replica(
 def environ(settings: DatabaseSettings) -> dict[str, str]:
     """Return the environment that gives another process the settings of the test."""
     return {**os.environ, **write_variables(settings)}
-
-
-@pytest.fixture
-def live_server(
-    service: Service[Any], environ: dict[str, str], tmp_path: Path
-) -> Iterator[LiveServer]:
-    """Yield a server that the service's own command runs in another process: `url`, `log_lines`."""
-    with start_live_server(service.package, environ, tmp_path) as server:
-        yield server
 
 
 @pytest.fixture
