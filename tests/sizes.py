@@ -32,9 +32,9 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_560
+CORE = 10_625
 ROOMS = (
-    Room("src/chassis", 625),
+    Room("src/chassis", 690),
     Room("src/chassis/http", 1690),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2520),

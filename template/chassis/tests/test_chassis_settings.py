@@ -105,6 +105,67 @@ def test_a_host_that_no_request_has_is_refused(monkeypatch: pytest.MonkeyPatch, 
     assert "APP_HTTP_ALLOWED_HOSTS: must be hosts with commas" in explanation_of(Settings)
 
 
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        *("https://login.example.com", "https://login.example.com/", "https://a.b:8443/realms/x"),
+        *("http://localhost:8080/realms/x", "http://127.0.0.1:8080", "http://[::1]:8080"),
+    ],
+)
+def test_an_issuer_is_kept_as_it_is_written(monkeypatch: pytest.MonkeyPatch, issuer: str) -> None:
+    monkeypatch.setenv("APP_AUTH_ISSUER", issuer)
+    monkeypatch.setenv("APP_AUTH_AUDIENCE", "shop, https://shop.example.com")
+    settings = Settings()
+    assert settings.auth_issuer == issuer
+    assert settings.auth_audience == ("shop", "https://shop.example.com")
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        *("login.example.com", "http://login.example.com", "ftp://login.example.com"),
+        *("file:///etc/passwd", "http://localhost.evil.com", "https://user:pw@login.example.com"),
+        *(
+            "https://login.example.com?x=1",
+            "https://login.example.com#a",
+            "https://a b",
+            "https://",
+        ),
+    ],
+)
+def test_an_issuer_that_others_may_answer_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch, issuer: str
+) -> None:
+    monkeypatch.setenv("APP_AUTH_ISSUER", issuer)
+    monkeypatch.setenv("APP_AUTH_JWKS_URL", f"{issuer}#keys")
+    message = explanation_of(Settings)
+    assert "APP_AUTH_ISSUER: must be the issuer exactly as tokens have it" in message
+    assert "APP_AUTH_JWKS_URL: must be an https:// URL" in message
+
+
+@pytest.mark.parametrize("value", ["HS256", "none", "RS256,HS512", "rs256", "RS256 None", ","])
+def test_an_algorithm_whose_signature_anybody_can_make_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("APP_AUTH_ALGORITHMS", value)
+    assert "APP_AUTH_ALGORITHMS: must be of RS256, RS384" in explanation_of(Settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("APP_AUTH_ISSUER", "https://a.b", "APP_AUTH_AUDIENCE: APP_AUTH_ISSUER needs it"),
+        ("APP_AUTH_AUDIENCE", "shop", "APP_AUTH_AUDIENCE: is not read without APP_AUTH_ISSUER"),
+        ("APP_AUTH_JWKS_URL", "https://a.b/keys", "APP_AUTH_JWKS_URL: is not read without APP_AUT"),
+    ],
+)
+def test_an_issuer_and_its_audience_are_set_together(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, line: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert line in explanation_of(Settings)
+
+
 @pytest.mark.parametrize("name", ["database_pool_size", "alembic_database_url", "secrets_dir"])
 def test_a_service_cant_redefine_what_migrations_read(name: str) -> None:
     kept = ChassisSettings.model_fields[name].annotation

@@ -64,6 +64,42 @@ def _check_root_path(path: str) -> str:
     return path
 
 
+def _check_issuer(url: str) -> str:
+    if not re.fullmatch(f"{_TRUSTED_SERVER}(/[^\\s?#@]*)?", url, re.ASCII):
+        raise ValueError(
+            "must be the issuer exactly as tokens have it in `iss`, an https:// URL without a query"
+            " (http:// for localhost only), such as https://login.example.com/realms/shop"
+        )
+    return url
+
+
+def _check_key_url(url: str) -> str:
+    if not re.fullmatch(rf"{_TRUSTED_SERVER}/[^\s#@]*", url, re.ASCII):
+        raise ValueError(
+            "must be an https:// URL (http:// for localhost only), such as "
+            "https://login.example.com/realms/shop/keys"
+        )
+    return url
+
+
+def _check_algorithms(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or not set(names) <= set(SIGNATURE_ALGORITHMS):
+        raise ValueError(
+            f"must be of {', '.join(SIGNATURE_ALGORITHMS)}, with commas between; those with a "
+            "shared secret (HS256 …) and none are refused: whoever checks such a token can make one"
+        )
+    return names
+
+
+# Who can change what they answer can make tokens.
+_TRUSTED_SERVER = (
+    r"(https://([\w.-]+|\[[0-9a-fA-F:]+\])|http://(localhost|127\.0\.0\.1|\[::1\]))(:\d{1,5})?"
+)
+SIGNATURE_ALGORITHMS = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA"),
+)
+
 # Written with commas between: a.example.com,b.example.com
 _Separated = (NoDecode, BeforeValidator(_split_list))
 
@@ -76,6 +112,9 @@ AllowedHosts = Annotated[
     tuple[Annotated[str, AfterValidator(_check_allowed_host)], ...], *_Separated
 ]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], *_Separated]
+Issuer = Annotated[str, AfterValidator(_check_issuer)]
+KeyURL = Annotated[str, AfterValidator(_check_key_url)]
+Algorithms = Annotated[tuple[str, ...], *_Separated, AfterValidator(_check_algorithms)]
 
 # Migrations read DatabaseSettings and not the service's class: a service that changed one of these
 # would migrate another database than the one it uses.
@@ -132,6 +171,16 @@ class ChassisSettings(DatabaseSettings):
     tracing_enabled: bool = False
     docs_enabled: bool = True
 
+    auth_issuer: Issuer | None = None
+    auth_audience: Names = ()
+    auth_jwks_url: KeyURL | None = None
+    auth_algorithms: Algorithms = ("RS256", "ES256")
+    auth_leeway_seconds: Seconds = 30
+    auth_scopes_claim: str = "scope"
+    auth_roles_claim: str = "roles"
+    auth_tenant_claim: str = "tenant"
+    auth_required: bool = False
+
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
         named = {*self.http_cors_origins, *self.http_cors_methods, *self.http_cors_headers}
@@ -139,6 +188,20 @@ class ChassisSettings(DatabaseSettings):
             raise ValueError(
                 "APP_HTTP_CORS_CREDENTIALS: with credentials every origin, method and header must "
                 "be named; replace the * in APP_HTTP_CORS_ORIGINS, _METHODS or _HEADERS"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_issuers_settings(self) -> Self:
+        if self.auth_issuer is not None and not self.auth_audience:
+            raise ValueError(
+                "APP_AUTH_AUDIENCE: APP_AUTH_ISSUER needs it, else tokens that the issuer made for "
+                "other services count here; set it to the name that it has for this service"
+            )
+        if self.auth_issuer is None and (self.auth_audience or self.auth_jwks_url):
+            name = "APP_AUTH_AUDIENCE" if self.auth_audience else "APP_AUTH_JWKS_URL"
+            raise ValueError(
+                f"{name}: is not read without APP_AUTH_ISSUER; set that one too, or remove {name}"
             )
         return self
 
