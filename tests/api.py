@@ -33,6 +33,7 @@ MODULES = (
     "chassis.idempotency",
     "chassis.pages",
     "chassis.resources",
+    "chassis.ssrf",
     "chassis.tasks",
     "chassis.testing",
 )

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "idempotency": {"db", "http"},
     "pages": {"db"},
     "resources": {"http"},
+    "ssrf": set(),
     "tasks": {"db", "http", "settings"},
     "commands": {"app", "db", "testing", "versions", *SERVING},
     "testing": {"app", "db", *SERVING},
