@@ -32,10 +32,9 @@ class Room:
 
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
-CORE = 10_625
 ROOMS = (
     Room("src/chassis", 690),
-    Room("src/chassis/http", 1690),
+    Room("src/chassis/http", 1695),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2520),
     Room("src/chassis/db/address", 1560),
@@ -59,6 +58,7 @@ ROOMS = (
     Room("tools", 650, in_core=False),
     Room("docker", 30, in_core=False),
 )
+CORE = sum(room.budget for room in ROOMS if room.in_core)
 # Of the package: tools and the image have no part in these.
 LIMITS = {
     "lines of the largest module": 300,

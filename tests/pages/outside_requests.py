@@ -57,6 +57,7 @@ def test_the_page_makes_a_service_on_both_engines(
     service = ChassisSettings(**fields, **HASTY)
     watching = load(package, "tests.test_watching")
     watching.test_it_tells_how_many_wait(create(package, service))
+    watching.test_it_goes_on_by_itself(create(package, service))
     watching.test_the_stream_begins(create(package, service))
     asyncio.run(use_service(package, service))
 

@@ -304,10 +304,15 @@ def test_the_description_names_target_variable_and_pools() -> None:
 
 
 def test_the_description_says_which_pool_settings_sqlite_ignores() -> None:
-    assert "does not apply" not in from_environment({}).describe_database()
+    line = from_environment({}).describe_database()
+    assert "(sqlite, by default)" in line
+    assert "does not apply" not in line
 
     line = from_environment({"APP_DATABASE_POOL_SIZE": "20"}).describe_database()
     assert "connections: 1 write, 2 read; APP_DATABASE_POOL_SIZE does not apply" in line
+
+    line = from_environment({"APP_DATABASE_SQLITE_PATH": "app.db"}).describe_database()
+    assert "(sqlite, chosen by APP_DATABASE_SQLITE_PATH)" in line
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:

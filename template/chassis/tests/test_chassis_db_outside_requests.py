@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated
 from unittest.mock import Mock
@@ -290,6 +290,50 @@ async def test_an_error_closes_a_websocket_that_was_accepted(
     assert sent[1]["code"] == code
     warnings = [one.message for one in caplog.records if one.levelname == "WARNING"]
     assert [one.startswith(line) for one in warnings] == [True] if line else warnings == []
+
+
+async def sends(websocket: WebSocket) -> None:
+    while True:
+        await websocket.send_text("now")
+
+
+async def receives(websocket: WebSocket) -> None:
+    await websocket.receive_text()
+
+
+async def sends_beside_work(websocket: WebSocket) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(sends(websocket))
+        tasks.create_task(asyncio.sleep(60))
+
+
+@pytest.mark.parametrize("work", [sends, receives, sends_beside_work])
+async def test_a_client_that_leaves_a_websocket_is_no_error(
+    settings: ChassisSettings, work: Callable[[WebSocket], Awaitable[None]]
+) -> None:
+    router = APIRouter()
+    received: list[Message] = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.disconnect", "code": 1001},
+    ]
+
+    @router.websocket("/feed")
+    async def serve(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await work(websocket)
+
+    async def receive() -> Message:
+        return received.pop(0)
+
+    async def send(message: Message) -> None:
+        if message["type"] == "websocket.send":
+            # What servers raise.
+            raise ConnectionResetError
+
+    app = create_stock(settings, router)
+    async with started(app):
+        scope = {"type": "websocket", "path": "/feed", "query_string": b"", "headers": []}
+        await app(scope, receive, send)
 
 
 async def test_a_stream_of_events_whose_database_goes_away_is_one_line(

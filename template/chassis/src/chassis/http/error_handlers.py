@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..db.errors import TimeZoneError, find_invalid_value
 from .problems import describe_exception
@@ -77,6 +78,10 @@ async def _answer_early(request: Request, error: Exception) -> Response:
     return error.response
 
 
+async def _end_left_websocket(websocket: WebSocket, error: Exception) -> None:
+    """Do nothing for a client that has left, which a handler notices as it sends or receives."""
+
+
 async def _handle_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return problem_response(422, "The request is not valid.", errors=error.errors())
@@ -133,6 +138,9 @@ async def _handle_bug(request: Request, error: Exception) -> Response:
 async def _handle_group(request: Request, error: Exception) -> Response:
     """Answer what a task group raised as what went wrong in it, unless any of that is a bug."""
     found = list(_flatten_group(error))
+    if all(isinstance(one, WebSocketDisconnect) for one in found):
+        # Which a websocket does not send.
+        return Response()
     if all(isinstance(one, HTTPException) for one in found):
         return await _handle_http_exception(request, found[0])
     if all(find_failure(one) in DATABASE_PROBLEMS for one in found):
@@ -153,6 +161,7 @@ _HANDLERS: dict[type[Exception], ExceptionHandler] = {
     EarlyResponse: _answer_early,
     HTTPException: _handle_http_exception,
     RequestValidationError: _handle_invalid_request,
+    WebSocketDisconnect: _end_left_websocket,
     **dict.fromkeys(DATABASE_ERRORS, _handle_database_error),
     ExceptionGroup: _handle_group,
     Exception: _handle_bug,

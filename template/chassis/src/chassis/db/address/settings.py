@@ -191,13 +191,17 @@ class DatabaseSettings(BaseSettings):
         reads = self.database_read_target
         replica = "" if reads is target else f"reads from {reads.masked}, "
         write, note = f"{self.database_pool_size} + {self.database_max_overflow}", ""
+        chosen = f"chosen by {target.chosen_by}"
         if target.backend == "sqlite":
             write = "1"
+            choosing = {"database_url", "database_backend", "database_sqlite_path"}
+            if self.model_fields_set.isdisjoint({"database_platform_url", *choosing}):
+                chosen = "by default"
             ignored = {"database_pool_size", "database_max_overflow"} & self.model_fields_set
             names = ", ".join(f"APP_{name.upper()}" for name in sorted(ignored))
             note = f"; {names} does not apply to SQLite" if names else ""
         return (
-            f"database {target.masked} ({target.backend}, chosen by {target.chosen_by}), "
+            f"database {target.masked} ({target.backend}, {chosen}), "
             f"{replica}connections: {write} write, {self.read_pool_size} read{note}"
         )
 
