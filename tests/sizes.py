@@ -33,8 +33,8 @@ class Room:
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
 ROOMS = (
-    Room("src/chassis", 690),
-    Room("src/chassis/http", 1695),
+    Room("src/chassis", 700),
+    Room("src/chassis/http", 1765),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2520),
     Room("src/chassis/db/address", 1560),

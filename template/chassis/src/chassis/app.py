@@ -26,7 +26,7 @@ from .http.limits import RequestLimits, RouteLimits
 from .http.middleware import RequestMiddleware
 from .http.openapi import describe_problems, operation_id
 from .http.responses import unchanged
-from .http.routes import check_routes
+from .http.routes import check_routes, probe_paths
 from .http.stopping import Shutdown, server_shutdown
 from .observe.loop_watch import watch_event_loop
 from .settings import ChassisSettings
@@ -119,7 +119,7 @@ class _Application(FastAPI):
         named = bool(settings.http_cors_origins)
         allow_origins = partial(_allow_origins, settings=settings) if named else unchanged
         return RequestMiddleware(
-            super().__call__,
+            _limit_concurrency(super().__call__, settings, self.metrics),
             settings,
             limits=self.limits,
             metrics=self.metrics,
@@ -249,6 +249,17 @@ def _create_tracing(settings: ChassisSettings, package: str) -> "Tracing | None"
     from .observe.tracing import Tracing
 
     return Tracing(package)
+
+
+def _limit_concurrency(
+    app: ASGIApp, settings: ChassisSettings, metrics: "Metrics | None"
+) -> ASGIApp:
+    if not (limit := settings.http_max_concurrent_requests):
+        return app
+    from .http.concurrency import ConcurrencyLimit
+
+    exempt = probe_paths(settings.metrics_path, settings.server_root_path)
+    return ConcurrencyLimit(app, limit, exempt, metrics)
 
 
 def _allow_origins(app: ASGIApp, settings: ChassisSettings) -> ASGIApp:

@@ -154,6 +154,7 @@ class ChassisSettings(DatabaseSettings):
     http_hsts_seconds: Annotated[int, Field(ge=0)] = 0
     http_idempotency_hours: Annotated[int, Field(ge=1)] = 24
     http_max_body_bytes: Annotated[int, Field(ge=0)] = 1024 * 1024
+    http_max_concurrent_requests: Annotated[int, Field(ge=0)] = 0
     http_request_id: bool = True
     http_request_id_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "X-Request-ID"
     http_request_id_trusted: bool = True

@@ -32,6 +32,7 @@ from .responses import (
     problem_response,
     unchanged,
 )
+from .routes import probe_paths
 
 if TYPE_CHECKING:
     from ..observe.metrics import Metrics
@@ -73,8 +74,7 @@ class RequestMiddleware:
         self._id_header = self.id_header.lower().encode()
         self._any_host = "*" in settings.http_allowed_hosts
         self._allows_host = lru_cache(1024)(partial(is_host_allowed, settings.http_allowed_hosts))
-        unchecked = {"/livez", "/readyz", settings.metrics_path}
-        self._never_checked = unchecked | {settings.server_root_path + path for path in unchecked}
+        self._never_checked = probe_paths(settings.metrics_path, settings.server_root_path)
         self._headers = SECURITY_HEADERS if settings.http_security_headers else []
         self._secure_headers = self._headers + transport_security(settings.http_hsts_seconds)
         self._names = {name for name, _ in self._secure_headers}

@@ -71,6 +71,8 @@ def _possible_statuses(
     """Yield the statuses of problems that any such request can meet before its handler."""
     if "*" not in settings.http_allowed_hosts:
         yield 400
+    if settings.http_max_concurrent_requests:
+        yield 503
     if limits.timeout_seconds < inf:
         yield 504
     if "requestBody" in operation:

@@ -99,9 +99,9 @@ class RequestRecord(SessionOwner):
         scope = self.scope
         # It is empty for a websocket.
         path = find_route_template(scope) or None
-        is_early = self.status == 413 or getattr(scope["app"], "user_middleware", False)
+        is_early = self.status in (413, 503) or getattr(scope["app"], "user_middleware", False)
         if path is None and (is_early or scope["type"] == "websocket"):
-            # It was answered before it was routed: for its length, or by a middleware.
+            # It was answered before it was routed: for its length, the load, or by a middleware.
             found = find_route(self.app, scope)
             return None if found is None else found.template
         if scope["app"] is self.app or path is None:

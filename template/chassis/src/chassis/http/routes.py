@@ -19,6 +19,12 @@ class FoundRoute(NamedTuple):
     template: str
 
 
+def probe_paths(metrics_path: str, root_path: str) -> frozenset[str]:
+    """Return the paths of probes and metrics, with and without a proxy's prefix."""
+    paths = ("/livez", "/readyz", metrics_path)
+    return frozenset(root + path for root in ("", root_path) for path in paths)
+
+
 def check_routes(routes: Sequence[BaseRoute]) -> None:
     """Let dependencies with a method `check_route` refuse a route that they are not for."""
     for route in iter_routes(routes):

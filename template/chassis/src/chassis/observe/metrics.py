@@ -53,6 +53,7 @@ class Metrics:
             "http_request_duration_seconds", "Until the answer's end.", ("method", "route")
         )
         self._in_flight = _create_gauge("http_requests_in_flight", "Not yet answered.")
+        self.refused = Counter("http_requests_refused", "Above the limit of concurrent ones.")
         self._statements_run = Counter("database_statements", "Sent to databases.")
         self._database_seconds = Counter("database_seconds", "Spent in statements and commits.")
         self._size = _create_gauge("database_pool_size", "Connections kept open.", "pool")
