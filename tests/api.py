@@ -27,6 +27,7 @@ CHASSIS = ROOT / "template" / "chassis"
 RECORDED = Path(__file__).parent / "recorded" / "api.yml"
 MODULES = (
     "chassis",
+    "chassis.auth",
     "chassis.db",
     "chassis.db.models",
     "chassis.fields",

@@ -33,8 +33,8 @@ class Room:
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
 ROOMS = (
-    Room("src/chassis", 700),
-    Room("src/chassis/http", 1765),
+    Room("src/chassis", 760),
+    Room("src/chassis/http", 1770),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2520),
     Room("src/chassis/db/address", 1560),
@@ -45,6 +45,7 @@ ROOMS = (
     Room("src/chassis/db/migrations", 1530, in_core=False),
     Room("src/chassis/db/copying", 1760, in_core=False),
     # Parts, which only who uses them imports.
+    Room("src/chassis/auth", 370, in_core=False),
     Room("src/chassis/db/models.py", 190, in_core=False),
     Room("src/chassis/resources.py", 120, in_core=False),
     Room("src/chassis/ssrf.py", 41, in_core=False),

@@ -29,7 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "versions": set(),
     "http": {"db", "fields", "observe", "settings"},
     "observe": {"db", "fields", "http", "settings"},
-    "app": {"db", "versions", *SERVING},
+    "app": {"auth", "db", "parts", "versions", *SERVING},
+    # What is switched on by settings, and imported only then.
+    "parts": {"auth", "http", "observe", "settings"},
+    "auth": {"db", "http", "settings"},
     # A part: nothing imports it but the service.
     "idempotency": {"db", "http"},
     "pages": {"db"},

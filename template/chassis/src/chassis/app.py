@@ -20,19 +20,26 @@ from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
 from .http.answers import CancellationMiddleware, enclose_middleware
 from .http.error_handlers import add_error_handlers, share_error_handlers
-from .http.headers import ANSWERED_HEADERS, SENT_HEADERS
 from .http.health import add_health_routes, add_readiness_check
 from .http.limits import RequestLimits, RouteLimits
 from .http.middleware import RequestMiddleware
 from .http.openapi import describe_problems, operation_id
-from .http.responses import unchanged
-from .http.routes import check_routes, probe_paths
+from .http.routes import check_routes
 from .http.stopping import Shutdown, server_shutdown
 from .observe.loop_watch import watch_event_loop
+from .parts import (
+    allow_origins,
+    create_authentication,
+    create_metrics,
+    create_tracing,
+    limit_concurrency,
+    require_caller,
+)
 from .settings import ChassisSettings
 from .versions import find_version
 
 if TYPE_CHECKING:
+    from .auth.authentication import Authentication, Authenticator
     from .observe.metrics import Metrics
     from .observe.tracing import Tracing
 
@@ -53,20 +60,23 @@ def create_app(
     package: str,
     routers: Sequence[APIRouter] = (),
     lifespan: Lifespan[FastAPI] | None = None,
+    authenticators: Sequence["Authenticator"] = (),
     **fastapi: Any,
 ) -> FastAPI:
     """Build a service's application; nothing connects before it is started.
 
     `package` is the service's own name, `__name__` of its main module: its migrations and its
-    version are found by it. `lifespan` runs with the sessions open; all other options are
-    FastAPI's. The settings are at `app.state.settings`. Raise TypeError for an option that
-    FastAPI does not have, or that the chassis owns.
+    version are found by it. `lifespan` runs with the sessions open. `authenticators` say who sends
+    a request, before its bearer token does. All other options are FastAPI's. The settings are at
+    `app.state.settings`. Raise TypeError for an option that FastAPI does not have, or that the
+    chassis owns.
     """
     for name in _OWNED_OPTIONS.keys() & fastapi.keys():
         raise TypeError(f"create_app({name}=…): {name} {_OWNED_OPTIONS[name]}")
     if iscoroutinefunction(lifespan):
         raise TypeError("create_app(lifespan=…): write it with @asynccontextmanager and one yield")
-    app = _Application(settings, package.partition(".")[0], lifespan, fastapi)
+    authentication = create_authentication(settings, authenticators)
+    app = _Application(settings, package.partition(".")[0], lifespan, authentication, fastapi)
     add_error_handlers(app)
     add_readiness_check(app, "database", app.check_database)
     for router in routers:
@@ -82,16 +92,18 @@ class _Application(FastAPI):
         settings: ChassisSettings,
         package: str,
         lifespan: Lifespan[FastAPI] | None,
+        authentication: "Authentication | None",
         options: Mapping[str, Any],
     ) -> None:
-        self.metrics = _create_metrics(settings)
-        self.tracing = _create_tracing(settings, package)
+        self.metrics = create_metrics(settings)
+        self.tracing = create_tracing(settings, package)
         # A router takes each form of a lifespan that FastAPI does, and none.
         self.own_lifespan = APIRouter(lifespan=lifespan).lifespan_context
         chosen = _add_defaults(options, settings, package, self.tracing)
         # First, so that they are found first, and as they are: an option such as `dependencies`
         # is for the service's own routes.
-        chosen["routes"] = [*_create_routes(settings, self.metrics), *(options.get("routes") or ())]
+        self.own_routes = _create_routes(settings, self.metrics)
+        chosen["routes"] = [*self.own_routes, *(options.get("routes") or ())]
         super().__init__(lifespan=_lifespan, **chosen)
         self.state.readiness_checks = {}
         default = RequestLimits.from_settings(
@@ -101,6 +113,7 @@ class _Application(FastAPI):
         self._surrounded: ASGIApp | None = None
         self.state.settings = settings
         self.state.package = package
+        self.state.authentication = self.authentication = authentication
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Put the chassis's middleware around everything, the handler of the last resort too."""
@@ -116,15 +129,13 @@ class _Application(FastAPI):
         _adopt_mounted(self, self.routes, "")
         if self.tracing is not None:
             self.add_middleware(CancellationMiddleware)
-        named = bool(settings.http_cors_origins)
-        allow_origins = partial(_allow_origins, settings=settings) if named else unchanged
         return RequestMiddleware(
-            _limit_concurrency(super().__call__, settings, self.metrics),
+            limit_concurrency(super().__call__, settings, self.metrics),
             settings,
             limits=self.limits,
             metrics=self.metrics,
             trace=None if self.tracing is None else self.tracing.traceparent,
-            allow_origins=allow_origins,
+            allow_origins=partial(allow_origins, settings=settings),
         )
 
     async def check_database(self) -> str | None:
@@ -143,7 +154,10 @@ class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Build the document once."""
         if self.openapi_schema is None:
-            describe_problems(super().openapi(), self, self.limits.default)
+            document = super().openapi()
+            describe_problems(document, self, self.limits.default)
+            if self.authentication is not None:
+                self.authentication.describe(document)
         return self.openapi_schema or {}
 
 
@@ -172,6 +186,8 @@ def _add_defaults(
     chosen |= options
     if tracing is not None:
         chosen["telemetry"] = {**tracing.fastapi_telemetry, **(options.get("telemetry") or {})}
+    if settings.auth_required:
+        chosen["dependencies"] = [require_caller(), *(options.get("dependencies") or ())]
     if not settings.docs_enabled:
         chosen |= dict.fromkeys(("openapi_url", "docs_url", "redoc_url"))
     return chosen
@@ -183,7 +199,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
     log_database(settings)
     async with AsyncExitStack() as stack:
         plans = plan_routes(app.routes)
-        check_routes(app.routes)
+        check_routes(app)
         sessions = await stack.enter_async_context(open_sessions(settings))
         sessions.plans.update(plans)
         for sentence in describe_fallbacks():
@@ -193,6 +209,8 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
         stack.push_async_callback(probe.dispose)
         app.state.sessions, app.state.database_probe = sessions, probe
         app.state.shutdown = server_shutdown.get() or Shutdown()
+        if app.authentication is not None:
+            app.authentication.plan_routes(app, app.own_routes)
         for part in (app.metrics, app.tracing):
             if part is not None:
                 await stack.enter_async_context(part.instrument(sessions, settings))
@@ -230,46 +248,3 @@ def _adopt_mounted(app: Starlette, routes: Sequence[BaseRoute], path: str) -> No
                 enclose_middleware(mounted)
                 mounted.state.mounted_at = below
             _adopt_mounted(app, mount.routes, below)
-
-
-# What follows is imported where it is switched on: it costs time at the start, and memory.
-
-
-def _create_metrics(settings: ChassisSettings) -> "Metrics | None":
-    if not settings.metrics_enabled:
-        return None
-    from .observe.metrics import process_metrics
-
-    return process_metrics()
-
-
-def _create_tracing(settings: ChassisSettings, package: str) -> "Tracing | None":
-    if not settings.tracing_enabled:
-        return None
-    from .observe.tracing import Tracing
-
-    return Tracing(package)
-
-
-def _limit_concurrency(
-    app: ASGIApp, settings: ChassisSettings, metrics: "Metrics | None"
-) -> ASGIApp:
-    if not (limit := settings.http_max_concurrent_requests):
-        return app
-    from .http.concurrency import ConcurrencyLimit
-
-    exempt = probe_paths(settings.metrics_path, settings.server_root_path)
-    return ConcurrencyLimit(app, limit, exempt, metrics)
-
-
-def _allow_origins(app: ASGIApp, settings: ChassisSettings) -> ASGIApp:
-    from starlette.middleware.cors import CORSMiddleware
-
-    return CORSMiddleware(
-        app,
-        allow_origins=settings.http_cors_origins,
-        allow_methods=settings.http_cors_methods,
-        allow_headers=(*settings.http_cors_headers, settings.http_request_id_header, *SENT_HEADERS),
-        allow_credentials=settings.http_cors_credentials,
-        expose_headers=(settings.http_request_id_header, *ANSWERED_HEADERS),
-    )

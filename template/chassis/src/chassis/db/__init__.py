@@ -16,6 +16,7 @@ from .request_sessions import (
     DbSessions,
     get_db_read_session,
     get_db_session,
+    get_db_sessions,
 )
 from .session_factories import create_session_factory, open_sessions
 from .sessions import SessionFactory, Sessions, session_scope
@@ -44,6 +45,7 @@ __all__ = [
     "find_conflict",
     "get_db_read_session",
     "get_db_session",
+    "get_db_sessions",
     "is_missing_table",
     "is_transient",
     "open_sessions",

@@ -84,7 +84,7 @@ async def get_db_read_session(connection: HTTPConnection) -> AsyncSession:
     return owner.open_session(connection.scope["endpoint"], writes=False)
 
 
-async def get_sessions(connection: HTTPConnection) -> Sessions:
+async def get_db_sessions(connection: HTTPConnection) -> Sessions:
     """Return the service's factories, for sessions that outlive the request or repeat its work."""
     sessions: Sessions = connection.scope["chassis"].app.state.sessions
     return sessions
@@ -93,7 +93,7 @@ async def get_sessions(connection: HTTPConnection) -> Sessions:
 # The scope makes FastAPI refuse a dependency whose code after its `yield` would use it too late.
 DbSession = Annotated[AsyncSession, Depends(get_db_session, scope="function")]
 DbReadSession = Annotated[AsyncSession, Depends(get_db_read_session, scope="function")]
-DbSessions = Annotated[Sessions, Depends(get_sessions)]
+DbSessions = Annotated[Sessions, Depends(get_db_sessions)]
 
 
 def plan_routes(routes: Sequence[BaseRoute]) -> dict[Endpoint, SessionPlan]:
@@ -114,7 +114,7 @@ def plan_routes(routes: Sequence[BaseRoute]) -> dict[Endpoint, SessionPlan]:
 
 def uses_database(route: RouteContext) -> bool:
     """Return whether a route takes a session, or what opens sessions."""
-    return any(each.call in (*_OPENERS, get_sessions) for each in find_dependencies(route))
+    return any(each.call in (*_OPENERS, get_db_sessions) for each in find_dependencies(route))
 
 
 _OPENERS = (get_db_session, get_db_read_session)

@@ -41,6 +41,8 @@ def describe_problems(document: dict[str, Any], app: FastAPI, default: RequestLi
             if uses_database(route):
                 statuses |= {503, 504}
             statuses.update(_describe_dependencies(operation, route))
+            if "security" in operation:
+                statuses |= {401, 503}
             _describe_operation(operation, statuses)
             for status in _find_documented_problems(route):
                 response = operation["responses"].get(status, {})

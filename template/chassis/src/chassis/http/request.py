@@ -52,6 +52,7 @@ class RequestRecord(SessionOwner):
         "_read_trace",
         "_traceparent",
         "awaits_body",
+        "caller",
         "has_whole_body",
         "id_header",
         "is_answered",
@@ -78,6 +79,8 @@ class RequestRecord(SessionOwner):
         self.started = perf_counter()
         # Those of add_log_fields: adding some replaces the mapping, and never changes it.
         self.log_fields = _NO_FIELDS
+        # Who sends it, once `chassis.auth` has found that out.
+        self.caller: object = None
         # Of the body that is received, and what it may have, once it is large.
         self.received_bytes = 0
         self.max_body_bytes: float | None = None

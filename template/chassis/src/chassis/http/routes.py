@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from fastapi import FastAPI
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Match
@@ -25,13 +26,13 @@ def probe_paths(metrics_path: str, root_path: str) -> frozenset[str]:
     return frozenset(root + path for root in ("", root_path) for path in paths)
 
 
-def check_routes(routes: Sequence[BaseRoute]) -> None:
+def check_routes(app: FastAPI) -> None:
     """Let dependencies with a method `check_route` refuse a route that they are not for."""
-    for route in iter_routes(routes):
+    for route in iter_routes(app.routes):
         for dependency in find_dependencies(route):
             check = getattr(dependency.call, "check_route", None)
             if check is not None:
-                check(route)
+                check(route, app)
 
 
 def find_route(app: Starlette, scope: Scope) -> FoundRoute | None:

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.routing import RouteContext
 from starlette.datastructures import UploadFile
 
@@ -55,7 +55,7 @@ class KeyHeader:
             raise refuse_key(400, "idempotency_key_malformed", message)
         return found[1] or found[2]
 
-    def check_route(self, route: RouteContext) -> None:
+    def check_route(self, route: RouteContext, app: FastAPI) -> None:
         """Raise IdempotencyError for a route that changes nothing."""
         if not route.methods or route.methods & _SAFE_METHODS:
             methods = ", ".join(sorted(route.methods or {"websocket"}))
@@ -81,10 +81,11 @@ async def identify_request(
     request: Request, response: Response, caller: object, key: str
 ) -> KeyedRequest:
     """Hash what a request is known by. Raise IdempotencyError for a caller that is no id."""
+    caller = getattr(caller, "identity", caller)
     if not isinstance(caller, str | int | UUID) or caller == "":
         raise IdempotencyError(
             f"the caller of {request.scope['path']} is {type(caller).__name__}: return the id of "
-            "who sends the request from idempotency(caller=…), a str, an int or a UUID"
+            "who sends the request from idempotency(caller=…), a str, an int or a UUID, or a Caller"
         )
     route: str = request.scope["chassis"].name
     sent_to = (request.method, request.scope["path"], request.scope["query_string"])
