@@ -30,6 +30,7 @@ MODULES = (
     "chassis.auth",
     "chassis.db",
     "chassis.db.models",
+    "chassis.db.tenants",
     "chassis.fields",
     "chassis.idempotency",
     "chassis.pages",

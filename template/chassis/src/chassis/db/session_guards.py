@@ -92,9 +92,9 @@ class ReadSession(_Session):
             raise ReadOnlySessionError
         for given in (options.get("execution_options", {}), statement.get_execution_options()):
             if given.get("stream_results") or given.get("yield_per"):
-                self._begin_snapshot()
+                self.begin_snapshot()
 
-    def _begin_snapshot(self) -> None:
+    def begin_snapshot(self) -> None:
         """Read in a transaction from here on: a cursor of PostgreSQL's lives in one.
 
         A stream of SQLite's sees one snapshot anyway, and holds up no writer.
