@@ -33,6 +33,7 @@ MODULES = (
     "chassis.db.tenants",
     "chassis.fields",
     "chassis.idempotency",
+    "chassis.jobs",
     "chassis.pages",
     "chassis.resources",
     "chassis.ssrf",

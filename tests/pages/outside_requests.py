@@ -81,7 +81,7 @@ def test_the_worker_waits_for_the_migration_and_ends_at_sigterm(
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [sys.executable, "-c", f"from {package.name}.cli import run; run(['work'])"],
+            [sys.executable, "-c", f"from {package.name}.cli import run; run(['send-parcels'])"],
             env={**os.environ, "PYTHONPATH": str(package.folder.parent), "APP_DATABASE_URL": url},
             stderr=output,
         ) as worker,

@@ -67,7 +67,7 @@ def create_service(settings: Settings | None = None) -> FastAPI:
 run = create_cli("chassis_beside:create_service", settings=Settings)
 
 
-@run.command("work")
+@run.command("loop")
 @pass_settings
 async def work_alone(settings: Settings) -> None:
     """Run two loops until the stop."""

@@ -196,7 +196,7 @@ def test_the_traceback_of_a_bug_has_nothing_else() -> None:
 
 def test_sigterm_ends_what_an_async_command_has_begun() -> None:
     with subprocess.Popen(
-        command_of_sample("work", "--seconds=30"),
+        command_of_sample("linger", "--seconds=30"),
         env=environment_of_sample({}),
         stderr=subprocess.PIPE,
         text=True,

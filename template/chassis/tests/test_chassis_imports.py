@@ -29,12 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "versions": set(),
     "http": {"db", "fields", "observe", "settings"},
     "observe": {"db", "fields", "http", "settings"},
-    "app": {"auth", "db", "parts", "versions", *SERVING},
+    "app": {"auth", "db", "jobs", "parts", "versions", *SERVING},
     # What is switched on by settings, and imported only then.
-    "parts": {"auth", "http", "observe", "settings"},
+    "parts": {"auth", "http", "jobs", "tasks", "observe", "settings"},
     "auth": {"db", "http", "settings"},
     # A part: nothing imports it but the service.
     "idempotency": {"db", "http"},
+    "jobs": {"db", "http", "settings"},
     "pages": {"db"},
     "resources": {"http"},
     "ssrf": set(),

@@ -308,7 +308,7 @@ def working(**variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [sys.executable, "-m", MODULE, "work"],
+            [sys.executable, "-m", MODULE, "loop"],
             env=environment_of_sample(variables),
             stderr=output,
         ) as process,

@@ -33,13 +33,17 @@ from .parts import (
     create_metrics,
     create_tracing,
     limit_concurrency,
+    register_jobs,
     require_caller,
+    run_jobs,
 )
 from .settings import ChassisSettings
 from .versions import find_version
 
 if TYPE_CHECKING:
     from .auth.authentication import Authentication, Authenticator
+    from .jobs.job import AnyJob
+    from .jobs.registry import JobRegistry
     from .observe.metrics import Metrics
     from .observe.tracing import Tracing
 
@@ -61,15 +65,16 @@ def create_app(
     routers: Sequence[APIRouter] = (),
     lifespan: Lifespan[FastAPI] | None = None,
     authenticators: Sequence["Authenticator"] = (),
+    jobs: Sequence["AnyJob"] = (),
     **fastapi: Any,
 ) -> FastAPI:
     """Build a service's application; nothing connects before it is started.
 
     `package` is the service's own name, `__name__` of its main module: its migrations and its
     version are found by it. `lifespan` runs with the sessions open. `authenticators` say who sends
-    a request, before its bearer token does. All other options are FastAPI's. The settings are at
-    `app.state.settings`. Raise TypeError for an option that FastAPI does not have, or that the
-    chassis owns.
+    a request, before its bearer token does. `jobs` may be enqueued, and are what a worker runs. All
+    other options are FastAPI's. The settings are at `app.state.settings`. Raise TypeError for an
+    option that FastAPI does not have, or that the chassis owns.
     """
     for name in _OWNED_OPTIONS.keys() & fastapi.keys():
         raise TypeError(f"create_app({name}=…): {name} {_OWNED_OPTIONS[name]}")
@@ -77,6 +82,7 @@ def create_app(
         raise TypeError("create_app(lifespan=…): write it with @asynccontextmanager and one yield")
     authentication = create_authentication(settings, authenticators)
     app = _Application(settings, package.partition(".")[0], lifespan, authentication, fastapi)
+    app.jobs = register_jobs(jobs)
     add_error_handlers(app)
     add_readiness_check(app, "database", app.check_database)
     for router in routers:
@@ -86,6 +92,8 @@ def create_app(
 
 class _Application(FastAPI):
     """FastAPI inside the chassis's middleware, with every problem in its OpenAPI document."""
+
+    jobs: "JobRegistry | None" = None
 
     def __init__(
         self,
@@ -202,6 +210,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
         check_routes(app)
         sessions = await stack.enter_async_context(open_sessions(settings))
         sessions.plans.update(plans)
+        sessions.write.configure(info={"chassis_jobs": app.jobs or ()})
         for sentence in describe_fallbacks():
             logger.warning(sentence)
         probe = DatabaseProbe(settings, app.state.package)
@@ -225,6 +234,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
                 f"create_app(lifespan=…): it yields {type(state).__name__}; yield nothing, or a "
                 "mapping whose entries are attributes of request.state"
             )
+        await stack.enter_async_context(run_jobs(app, app.jobs, state))
         app.limits.check_routes()
         # Last, as nobody waits for a start that blocks.
         stack.enter_context(watch_event_loop())

@@ -1,8 +1,10 @@
 """What a service switches on: imported only then, as it costs time at the start, and memory."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
+from fastapi import FastAPI
 from fastapi.params import Depends
 from starlette.types import ASGIApp
 
@@ -12,6 +14,8 @@ from .settings import ChassisSettings
 
 if TYPE_CHECKING:
     from .auth.authentication import Authentication, Authenticator
+    from .jobs.job import AnyJob
+    from .jobs.registry import JobRegistry
     from .observe.metrics import Metrics
     from .observe.tracing import Tracing
 
@@ -78,3 +82,25 @@ def allow_origins(app: ASGIApp, settings: ChassisSettings) -> ASGIApp:
         allow_credentials=settings.http_cors_credentials,
         expose_headers=(settings.http_request_id_header, *ANSWERED_HEADERS),
     )
+
+
+def register_jobs(jobs: Sequence["AnyJob"]) -> "JobRegistry | None":
+    """Return the jobs of an application by their names, or None if it has none."""
+    if not jobs:
+        return None
+    from .jobs.registry import JobRegistry
+
+    return JobRegistry(jobs)
+
+
+def run_jobs(
+    app: FastAPI, registry: "JobRegistry | None", state: Mapping[str, Any] | None
+) -> AbstractAsyncContextManager[None]:
+    """Run a worker beside the requests, if there are jobs and they are not left to others."""
+    settings: ChassisSettings = app.state.settings
+    if registry is None or not settings.jobs_in_server:
+        return nullcontext()
+    from .jobs.worker import create_worker
+    from .tasks import supervised
+
+    return supervised(app, "jobs", create_worker(app, registry, state).run)

@@ -100,6 +100,19 @@ SIGNATURE_ALGORITHMS = (
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
 
+
+def _split_limits(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [each.partition("=") for each in value.replace(",", " ").split()]
+    if any(not (name and limit.isdecimal() and int(limit)) for name, _, limit in pairs):
+        raise ValueError(
+            "must be queues and how many of their jobs run at once, with commas between, such as "
+            "mail=2,reports=1"
+        )
+    return {name: int(limit) for name, _, limit in pairs}
+
+
 # Written with commas between: a.example.com,b.example.com
 _Separated = (NoDecode, BeforeValidator(_split_list))
 
@@ -115,6 +128,7 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(_check_origin)], ...], *
 Issuer = Annotated[str, AfterValidator(_check_issuer)]
 KeyURL = Annotated[str, AfterValidator(_check_key_url)]
 Algorithms = Annotated[tuple[str, ...], *_Separated, AfterValidator(_check_algorithms)]
+QueueLimits = Annotated[dict[str, int], NoDecode, BeforeValidator(_split_limits)]
 
 # Migrations read DatabaseSettings and not the service's class: a service that changed one of these
 # would migrate another database than the one it uses.
@@ -160,6 +174,16 @@ class ChassisSettings(DatabaseSettings):
     http_request_id_trusted: bool = True
     http_request_timeout_seconds: Seconds = 30
     http_security_headers: bool = True
+
+    # Whether a server runs jobs, too, or leaves them to the command `work`.
+    jobs_in_server: bool = True
+    # Jobs that each process runs at once; in a server they share its connections with requests.
+    jobs_concurrency: Annotated[int, Field(ge=1)] = 4
+    # How many of a queue run at once in all processes: mail=2,reports=1
+    jobs_queue_limits: QueueLimits = Field(default_factory=dict)
+    jobs_poll_seconds: Annotated[float, Field(gt=0)] = 1
+    jobs_lease_seconds: Annotated[float, Field(ge=1)] = 60
+    jobs_keep_days: Annotated[int, Field(ge=1)] = 7
 
     log_access: bool = True
     log_format: Literal["auto", "json", "text"] = "auto"

@@ -17,7 +17,7 @@ run = create_cli("chassis_sample.main:create_service", settings=Settings)
 @run.command()
 @click.option("--seconds", type=float, default=3600)
 @pass_settings
-async def work(settings: Settings, seconds: float) -> None:
+async def linger(settings: Settings, seconds: float) -> None:
     """Take a while."""
     logger.info("the work has begun: %s", settings.greeting)
     try:

@@ -1,4 +1,4 @@
-"""The commands of a service: serve, dev, migrate, copy-to-postgres, doctor, chassis; its own."""
+"""The commands of a service: serve, dev, work, migrate, copy-to-postgres, doctor, chassis; own."""
 
 import subprocess
 import sys
@@ -62,7 +62,9 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
         params=[version],
         context_settings={"obj": ServiceReference(app, settings)},
     )
-    for command in (serve, dev, migrate, copy_to_postgres, doctor, chassis):
+    from .work import work
+
+    for command in (serve, dev, work, migrate, copy_to_postgres, doctor, chassis):
         group.add_command(command)
     return group
 

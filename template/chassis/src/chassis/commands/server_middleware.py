@@ -7,10 +7,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..http.request import RequestRecord
 from ..http.responses import log_failure, problem_response
+from ..http.stopping import LIFESPAN_END_SECONDS
 from .clients import note_request
-
-# For the end of a lifespan. One that hangs would hold the process until it is killed.
-LIFESPAN_END_SECONDS = 10.0
 
 
 class ServerMiddleware:

@@ -10,12 +10,16 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+# For the end of a lifespan. One that hangs would hold the process until it is killed.
+LIFESPAN_END_SECONDS = 10.0
+
 
 class Stop:
     """What a loop or a stream asks whether to end; `is_set` and `wait` are those of an Event."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._deadline = inf
 
     def is_set(self) -> bool:
         """Return whether it is time to end."""
@@ -24,6 +28,15 @@ class Stop:
     def set(self) -> None:
         """Tell whoever asks or waits to end; a test of a loop calls this."""
         self._event.set()
+
+    def set_within(self, seconds: float) -> None:
+        """Tell them that so many seconds are left, or less if less is left already."""
+        self._deadline = min(self._deadline, monotonic() + seconds)
+        self.set()
+
+    def seconds_left(self) -> float:
+        """Return how long what has not ended may go on until it is cancelled; infinity, if ever."""
+        return self._deadline - monotonic()
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Wait for the stop, so many seconds at most. Return whether it is time to end."""
@@ -40,18 +53,17 @@ class Shutdown:
         self.for_tasks = Stop()
         self.for_requests = Stop()
         self.tasks: set[asyncio.Task[None]] = set()
-        self._deadline = inf
 
     def begin(self, seconds: float) -> None:
         """Tell the tasks, which have so many seconds to end, or less if less is left."""
-        self._deadline = min(self._deadline, monotonic() + seconds)
-        self.for_tasks.set()
+        self.for_tasks.set_within(seconds)
 
     async def wait_for_tasks(self) -> set[asyncio.Task[None]]:
         """Wait until the tasks have ended or their time is over. Return those that go on."""
         if not self.tasks:
             return set()
-        return (await asyncio.wait(self.tasks, timeout=max(self._deadline - monotonic(), 0)))[1]
+        left = self.for_tasks.seconds_left()
+        return (await asyncio.wait(self.tasks, timeout=max(left, 0)))[1]
 
 
 # Set by a server of the chassis's own; the lifespan makes one of its own for other servers.

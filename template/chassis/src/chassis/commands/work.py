@@ -1,0 +1,63 @@
+"""The command `work`: the application's lifespan and its jobs, without its requests."""
+
+import asyncio
+import signal
+from pkgutil import resolve_name
+from typing import Any
+
+import click
+from fastapi import FastAPI
+
+from ..http.stopping import LIFESPAN_END_SECONDS, Shutdown, server_shutdown
+from ..settings import ChassisSettings
+from .service import ServiceReference, load_settings
+
+
+@click.command()
+@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Run jobs of this alone.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    metavar="NUMBER",
+    help="Jobs to run at once, else APP_JOBS_CONCURRENCY or 4.",
+)
+@click.pass_obj
+def work(service: ServiceReference, queues: tuple[str, ...], concurrency: int | None) -> None:
+    """Run jobs, without serving requests."""
+    load_settings(service.settings)
+    app: FastAPI = resolve_name(service.app)()
+    if (registry := getattr(app, "jobs", None)) is None:
+        raise click.ClickException(
+            "the application has no jobs: name them in main.py, create_app(…, jobs=(…,))"
+        )
+    for queue in queues:
+        if queue not in registry.names_by_queue():
+            known = ", ".join(registry.names_by_queue())
+            raise click.UsageError(f"--queue: no job has the queue {queue}; there are {known}")
+    settings: ChassisSettings = app.state.settings
+    changes: dict[str, Any] = {"jobs_in_server": True}
+    if concurrency is not None:
+        changes["jobs_concurrency"] = concurrency
+    app.state.settings = settings.model_copy(update=changes)
+    registry.worked_queues = queues
+    asyncio.run(_work(app, app.state.settings))
+
+
+async def _work(app: FastAPI, settings: ChassisSettings) -> None:
+    shutdown = Shutdown()
+    server_shutdown.set(shutdown)
+    task = asyncio.current_task()
+    assert task is not None
+
+    def stop() -> None:
+        if shutdown.for_tasks.is_set():
+            task.cancel()  # asked a second time
+        shutdown.begin(settings.server_graceful_timeout_seconds)
+        shutdown.for_requests.set()
+
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sign, stop)
+    async with asyncio.timeout(None) as limit, app.router.lifespan_context(app):
+        await shutdown.for_tasks.wait()
+        await shutdown.wait_for_tasks()
+        limit.reschedule(asyncio.get_running_loop().time() + LIFESPAN_END_SECONDS)

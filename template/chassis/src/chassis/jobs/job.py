@@ -1,0 +1,199 @@
+"""A function that becomes a job: what it is called with, and how it is enqueued."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from functools import cached_property
+from inspect import Parameter, iscoroutinefunction, signature
+from typing import Any, Generic, ParamSpec, get_origin, get_type_hints, overload
+
+from fastapi.params import Depends
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticSchemaGenerationError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ..db.sessions import Sessions
+from ..http.request import outgoing_headers
+from ..settings import ChassisSettings
+from .queue import NewJob, insert_job
+from .registry import find_registry, wake_after_commit
+
+Parameters = ParamSpec("Parameters")
+Function = Callable[Parameters, Awaitable[None]]
+JobId = int
+
+# What `enqueue` takes for itself.
+_RESERVED = {"delay", "key"}
+_PROVIDED = (Sessions, AsyncSession, ChassisSettings)
+_STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class Job(Generic[Parameters]):
+    """An `async def` that can be enqueued; called directly it is the function itself."""
+
+    def __init__(
+        self,
+        function: Function[Parameters],
+        *,
+        name: str | None,
+        retries: int,
+        queue: str,
+        priority: int,
+        timeout_seconds: float,
+    ) -> None:
+        self.function = function
+        self.name = str(name or getattr(function, "__name__", ""))
+        self.retries = retries
+        self.queue = queue
+        self.priority = priority
+        self.timeout_seconds = timeout_seconds
+        if not iscoroutinefunction(function):
+            raise TypeError(f"@job: {self.name} must be an `async def`")
+
+    def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Awaitable[None]:
+        """Run the function here and now."""
+        return self.function(*args, **kwargs)
+
+    async def enqueue(
+        self,
+        session: AsyncSession,
+        /,
+        *,
+        delay: timedelta | None = None,
+        key: str | None = None,
+        **arguments: Any,
+    ) -> JobId:
+        """Write the job down in the session's transaction; it runs after the commit.
+
+        With a key, return the job that waits already, if one of this name and key has not begun.
+        Raise TypeError for arguments that the function does not take.
+        """
+        registry = find_registry(session)
+        if registry is not None:
+            registry.check(self.name)
+        new = NewJob(
+            name=self.name,
+            queue=self.queue,
+            priority=self.priority,
+            arguments=self.dump_arguments(arguments),
+            context=outgoing_headers(),
+            delay=delay or timedelta(),
+            key=key,
+        )
+        job_id = await insert_job(session, new)
+        wake_after_commit(session, registry)
+        return job_id
+
+    def dump_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments as JSON has them. Raise TypeError if one is wrong, without its value."""
+        try:
+            model = self.arguments_model.model_validate(dict(arguments))
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
+                for each in error.errors(include_input=False, include_url=False)
+            )
+            raise TypeError(f"{self.name}.enqueue: {wrong}") from None
+        return model.model_dump(mode="json")
+
+    def load_arguments(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return stored arguments as the function takes them."""
+        model = self.arguments_model.model_validate(dict(stored))
+        return {name: getattr(model, name) for name in type(model).model_fields}
+
+    @cached_property
+    def arguments_model(self) -> type[BaseModel]:
+        """What the arguments are checked by."""
+        fields: dict[str, Any] = {
+            name: (kind, ... if default is Parameter.empty else default)
+            for name, (kind, default) in self._parameters.items()
+            if name not in self.provided
+        }
+        if taken := _RESERVED & fields.keys():
+            raise TypeError(f"@job: {self.name}: enqueue has a {min(taken)} itself: rename it")
+        return create_model(self.name, __config__=_STRICT, **fields)
+
+    @cached_property
+    def provided(self) -> dict[str, Any]:
+        """The parameters that the worker has values for, with their types."""
+        return {
+            name: _strip_annotation(kind)
+            for name, (kind, _) in self._parameters.items()
+            if _is_provided(kind)
+        }
+
+    @cached_property
+    def _parameters(self) -> dict[str, tuple[Any, Any]]:
+        hints = get_type_hints(self.function, include_extras=True)
+        found = signature(self.function).parameters.values()
+        for each in found:
+            if each.name not in hints:
+                raise TypeError(f"@job: {self.name}: {each.name} has no type")
+            if each.kind not in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY):
+                raise TypeError(f"@job: {self.name}: {each.name} can't be passed by its name")
+        return {each.name: (hints[each.name], each.default) for each in found}
+
+
+AnyJob = Job[...]
+
+
+@overload
+def job(function: Function[Parameters], /) -> Job[Parameters]: ...
+
+
+@overload
+def job(
+    *,
+    name: str | None = ...,
+    retries: int = ...,
+    queue: str = ...,
+    priority: int = ...,
+    timeout_seconds: float = ...,
+) -> Callable[[Function[Parameters]], Job[Parameters]]: ...
+
+
+def job(
+    function: Function[Parameters] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retries: int = 5,
+    queue: str = "default",
+    priority: int = 0,
+    timeout_seconds: float = 300,
+) -> Job[Parameters] | Callable[[Function[Parameters]], Job[Parameters]]:
+    """Make a job of an `async def`; its `name`, by default the function's, stays with its rows.
+
+    A run that raises, or takes longer than `timeout_seconds`, is repeated `retries` times, with
+    pauses that grow. Of a queue the job of the smallest `priority` runs first.
+    """
+
+    def decorate(function: Function[Parameters]) -> Job[Parameters]:
+        return Job(
+            function,
+            name=name,
+            retries=retries,
+            queue=queue,
+            priority=priority,
+            timeout_seconds=timeout_seconds,
+        )
+
+    return decorate if function is None else decorate(function)
+
+
+def _is_provided(annotation: Any) -> bool:
+    """Return whether a parameter is no argument: JSON can't hold it, or a handler depends on it."""
+    kind = _strip_annotation(annotation)
+    if isinstance(kind, type) and issubclass(kind, _PROVIDED):
+        return True
+    if any(isinstance(each, Depends) for each in getattr(annotation, "__metadata__", ())):
+        return True
+    try:
+        TypeAdapter(annotation)
+    except PydanticSchemaGenerationError:
+        return True
+    return False
+
+
+def _strip_annotation(annotation: Any) -> Any:
+    inner = getattr(annotation, "__origin__", annotation)
+    return inner if hasattr(annotation, "__metadata__") else get_origin(annotation) or annotation

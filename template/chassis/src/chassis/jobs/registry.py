@@ -1,0 +1,75 @@
+"""The jobs of one application, which its sessions know: what may be enqueued, and whom it wakes."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+if TYPE_CHECKING:
+    from .job import AnyJob
+
+# Where a session of an application has its registry.
+REGISTRY = "chassis_jobs"
+
+
+class JobRegistry:
+    """Jobs by their names. Raise ValueError for a name twice, TypeError for what is no job."""
+
+    def __init__(self, jobs: Sequence["AnyJob"] = ()) -> None:
+        self._jobs: dict[str, AnyJob] = {}
+        # Those that a worker of this application runs, if not all.
+        self.worked_queues: Collection[str] = ()
+        self.wake: Callable[[], object] = lambda: None
+        for each in jobs:
+            if not hasattr(each, "enqueue"):
+                raise TypeError(f"create_app(jobs=…): {each!r} is no job: write @job above it")
+            if each.name in self._jobs:
+                raise ValueError(
+                    f"create_app(jobs=…): there are two jobs {each.name}: @job(name=…) of one"
+                )
+            each.arguments_model  # noqa: B018  a wrong signature is an error at the start
+            self._jobs[each.name] = each
+
+    def __getitem__(self, name: str) -> "AnyJob":
+        return self._jobs[name]
+
+    def __iter__(self) -> Iterator["AnyJob"]:
+        return iter(self._jobs.values())
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def names_by_queue(self) -> dict[str, list[str]]:
+        """Return the names of the jobs of each queue."""
+        found: dict[str, list[str]] = {}
+        for each in self:
+            found.setdefault(each.queue, []).append(each.name)
+        return found
+
+    def check(self, name: str) -> None:
+        """Raise LookupError for a job that nobody would run."""
+        if name not in self._jobs:
+            raise LookupError(
+                f"the job {name} is not registered, and would wait for ever: "
+                f"create_app(…, jobs=(…, {name}))"
+            )
+
+
+def find_registry(session: AsyncSession) -> JobRegistry | None:
+    """Return the jobs of the application that a session is of; a script's is of none."""
+    found: Any = session.info.get(REGISTRY)
+    return found if isinstance(found, JobRegistry | None) else JobRegistry()
+
+
+def wake_after_commit(session: AsyncSession, registry: JobRegistry | None) -> None:
+    """Wake the worker of this process once the session has committed."""
+    if registry is None:
+        return
+    wake = registry.wake
+
+    def wake_worker(session: Session) -> None:
+        wake()
+
+    event.listen(session.sync_session, "after_commit", wake_worker, once=True)
