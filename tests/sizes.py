@@ -45,7 +45,7 @@ ROOMS = (
     Room("src/chassis/db/migrations", 1530, in_core=False),
     Room("src/chassis/db/copying", 1760, in_core=False),
     # Parts, which only who uses them imports.
-    Room("src/chassis/auth", 370, in_core=False),
+    Room("src/chassis/auth", 845, in_core=False),
     Room("src/chassis/db/models.py", 190, in_core=False),
     Room("src/chassis/db/tenants", 345, in_core=False),
     Room("src/chassis/resources.py", 120, in_core=False),
@@ -57,7 +57,7 @@ ROOMS = (
     # And these on a developer's machine or in CI.
     Room("src/chassis/db/migrations/authoring", 2390, in_core=False),
     Room("src/chassis/db/migrations/linting", 535, in_core=False),
-    Room("src/chassis/testing", 1218, in_core=False),
+    Room("src/chassis/testing", 1340, in_core=False),
     Room("tools", 650, in_core=False),
     Room("docker", 30, in_core=False),
 )

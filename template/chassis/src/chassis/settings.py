@@ -73,13 +73,18 @@ def _check_issuer(url: str) -> str:
     return url
 
 
-def _check_key_url(url: str) -> str:
+def check_server_url(url: str) -> str:
+    """Return the URL. Raise ValueError if others could answer for its server."""
     if not re.fullmatch(rf"{_TRUSTED_SERVER}/[^\s#@]*", url, re.ASCII):
         raise ValueError(
             "must be an https:// URL (http:// for localhost only), such as "
             "https://login.example.com/realms/shop/keys"
         )
     return url
+
+
+def _check_key_url(url: str) -> str:
+    return url if url.startswith("file:///") else check_server_url(url)
 
 
 def _check_algorithms(names: tuple[str, ...]) -> tuple[str, ...]:

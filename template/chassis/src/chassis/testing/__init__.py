@@ -38,6 +38,7 @@ from .clients import start_application
 from .databases import NO_SECRETS_DIR, Databases, SQLiteFiles, postgres_databases
 from .embedded_server import WORKER_INPUT, find_embedded_server
 from .environment import isolated, write_variables
+from .issuer import TokenIssuer, token_issuer
 from .log_lines import LogLines, keep_log_lines
 from .migrations import check_migrations
 from .processes import LiveServer, ServiceProcess, live_server, start_command
@@ -55,6 +56,7 @@ __all__ = [
     "Receiver",
     "Service",
     "ServiceProcess",
+    "TokenIssuer",
     "app",
     "check_migrations",
     "client",
@@ -73,6 +75,7 @@ __all__ = [
     "session",
     "settings",
     "start_command",
+    "token_issuer",
 ]
 
 
