@@ -33,8 +33,8 @@ class Room:
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
 ROOMS = (
-    Room("src/chassis", 815),
-    Room("src/chassis/http", 1780),
+    Room("src/chassis", 830),
+    Room("src/chassis/http", 1855),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2520),
     Room("src/chassis/db/address", 1560),

@@ -30,6 +30,7 @@ from .observe.loop_watch import watch_event_loop
 from .parts import (
     allow_origins,
     create_authentication,
+    create_docs,
     create_metrics,
     create_tracing,
     limit_concurrency,
@@ -110,8 +111,9 @@ class _Application(FastAPI):
         chosen = _add_defaults(options, settings, package, self.tracing)
         # First, so that they are found first, and as they are: an option such as `dependencies`
         # is for the service's own routes.
-        self.own_routes = _create_routes(settings, self.metrics)
-        chosen["routes"] = [*self.own_routes, *(options.get("routes") or ())]
+        first, docs = _create_routes(settings, self.metrics), create_docs(chosen, settings)
+        chosen["routes"] = [*first, *(options.get("routes") or ()), *docs]
+        self.own_routes = [*first, *docs]
         super().__init__(lifespan=_lifespan, **chosen)
         self.state.readiness_checks = {}
         default = RequestLimits.from_settings(

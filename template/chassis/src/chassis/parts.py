@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.params import Depends
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from .http.headers import ANSWERED_HEADERS, SENT_HEADERS
@@ -54,6 +56,15 @@ def create_tracing(settings: ChassisSettings, package: str) -> "Tracing | None":
     from .observe.tracing import Tracing
 
     return Tracing(package)
+
+
+def create_docs(options: Mapping[str, Any], settings: ChassisSettings) -> list[BaseRoute]:
+    """Return the routes of /docs without a third party, if the extra is installed."""
+    if find_spec("fastapi_swagger") is None:
+        return []
+    from .http.docs import create_docs_routes
+
+    return create_docs_routes(options, is_secured=settings.http_security_headers)
 
 
 def limit_concurrency(
