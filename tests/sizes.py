@@ -33,14 +33,14 @@ class Room:
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
 ROOMS = (
-    Room("src/chassis", 830),
+    Room("src/chassis", 833),
     Room("src/chassis/http", 1855),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2520),
     Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 760),
-    Room("src/chassis/commands", 2060),
+    Room("src/chassis/commands", 2282),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1530, in_core=False),
     Room("src/chassis/db/copying", 1760, in_core=False),
@@ -52,7 +52,7 @@ ROOMS = (
     Room("src/chassis/ssrf.py", 41, in_core=False),
     Room("src/chassis/tasks.py", 170, in_core=False),
     Room("src/chassis/idempotency", 480, in_core=False),
-    Room("src/chassis/jobs", 990, in_core=False),
+    Room("src/chassis/jobs", 1271, in_core=False),
     Room("src/chassis/pages", 540, in_core=False),
     # And these on a developer's machine or in CI.
     Room("src/chassis/db/migrations/authoring", 2390, in_core=False),

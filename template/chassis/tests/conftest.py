@@ -2,6 +2,7 @@
 
 import pytest
 from chassis_shelf import write_shelf
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis.db import DatabaseSettings
 from chassis.settings import ChassisSettings
@@ -14,6 +15,15 @@ def settings(empty_database_settings: DatabaseSettings) -> ChassisSettings:
         database_url=empty_database_settings.database_url,
         secrets_dir=empty_database_settings.secrets_dir,
     )
+
+
+@pytest.fixture
+async def jobs_table(engine: AsyncEngine) -> None:
+    """Create the table of jobs in the test's database."""
+    from chassis.jobs import JobRecord
+
+    async with engine.begin() as connection:
+        await connection.run_sync(JobRecord.metadata.tables["jobs"].create)
 
 
 @pytest.fixture

@@ -31,16 +31,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observe": {"db", "fields", "http", "settings"},
     "app": {"auth", "db", "jobs", "parts", "versions", *SERVING},
     # What is switched on by settings, and imported only then.
-    "parts": {"auth", "http", "jobs", "tasks", "observe", "settings"},
+    "parts": {"auth", "http", "jobs", "observe", "settings"},
     "auth": {"db", "http", "settings"},
     # A part: nothing imports it but the service.
     "idempotency": {"db", "http"},
-    "jobs": {"db", "http", "settings"},
+    "jobs": {"db", "http", "settings", "tasks"},
     "pages": {"db"},
     "resources": {"http"},
     "ssrf": set(),
     "tasks": {"db", "http", "settings"},
-    "commands": {"app", "db", "testing", "versions", *SERVING},
+    "commands": {"app", "db", "jobs", "testing", "versions", *SERVING},
     "testing": {"app", "db", *SERVING},
     "": {"app", "commands", *SERVING},
 }

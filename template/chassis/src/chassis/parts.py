@@ -107,11 +107,11 @@ def register_jobs(jobs: Sequence["AnyJob"]) -> "JobRegistry | None":
 def run_jobs(
     app: FastAPI, registry: "JobRegistry | None", state: Mapping[str, Any] | None
 ) -> AbstractAsyncContextManager[None]:
-    """Run a worker beside the requests, if there are jobs and they are not left to others."""
-    settings: ChassisSettings = app.state.settings
-    if registry is None or not settings.jobs_in_server:
+    """Run what jobs need beside the requests, if there are any."""
+    if registry is None:
         return nullcontext()
+    from .jobs.lifespan import run_jobs
     from .jobs.worker import create_worker
-    from .tasks import supervised
 
-    return supervised(app, "jobs", create_worker(app, registry, state).run)
+    registry.worker = create_worker(app, registry, state)
+    return run_jobs(app, registry.worker)

@@ -1,4 +1,4 @@
-"""The commands of a service: serve, dev, work, migrate, copy-to-postgres, doctor, chassis; own."""
+"""The commands of a service: serve, dev, work, jobs, migrate, copy-to-postgres, doctor, chassis."""
 
 import subprocess
 import sys
@@ -62,9 +62,10 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
         params=[version],
         context_settings={"obj": ServiceReference(app, settings)},
     )
+    from .jobs import jobs
     from .work import work
 
-    for command in (serve, dev, work, migrate, copy_to_postgres, doctor, chassis):
+    for command in (serve, dev, work, jobs, migrate, copy_to_postgres, doctor, chassis):
         group.add_command(command)
     return group
 

@@ -30,6 +30,7 @@ from ..db.postgres.options import ENCODING_ADVICE, encoding_warning
 from ..db.readiness import DatabaseProbe
 from ..db.sqlite.pragmas import version_warning
 from ..settings import ChassisSettings
+from .job_findings import examine_jobs
 from .report import Finding, Level, Report
 from .variables import find_warnings, source_of
 
@@ -104,6 +105,7 @@ async def _examine_databases(settings: ChassisSettings, package: str) -> list[Fi
     target, replica = settings.database_target, settings.database_read_target
     if await _collect(found, "database", _examine_connection(settings, target, "database")):
         await _collect(found, "schema", _examine_schema(settings, package))
+        await _collect(found, "jobs", examine_jobs(settings))
     if replica is not target:
         await _collect(found, "replica", _examine_connection(settings, replica, "replica"))
     await _collect(found, "migrations", _examine_migrations(settings))

@@ -94,6 +94,10 @@ class Execution:
     def __init__(self, claim: Claim, job: AnyJob, provider: Provider, lease_end: float) -> None:
         self.claim = claim
         self.outcome: Outcome | None = None
+        # done, retried, dead or given_back: what the metrics call it.
+        self.result = "lost"
+        self.error: BaseException | None = None
+        self.began = perf_counter()
         self._job = job
         self._provider = provider
         self._lease = asyncio.timeout_at(lease_end)
@@ -110,7 +114,6 @@ class Execution:
         """Run the job and keep what became of it: at the worker's next exchange it is reported."""
         job, claim = self._job, self.claim
         add_log_fields(job=claim.name, job_id=claim.id, attempt=claim.attempts)
-        began = perf_counter()
         with request_context(claim.context):
             if claim.attempts > job.retries + 1:
                 self._fail(None, "its worker died")
@@ -124,6 +127,7 @@ class Execution:
                     self._fail(error, _describe(error))
                 else:
                     self.outcome = Outcome(claim, JobState.WAITING, counts=False)
+                    self.result = "given_back"
             except (LeaseLostError, TimeoutError) as error:
                 if self._lease.expired() or isinstance(error, LeaseLostError):
                     logger.warning("the job lost its lease, or was cancelled; it is not done")
@@ -134,7 +138,8 @@ class Execution:
             except (Exception, SystemExit) as error:
                 self._fail(error, _describe(error))
             else:
-                logger.info("done in %.0f ms", (perf_counter() - began) * 1000)
+                self.result = "done"
+                logger.info("done in %.0f ms", (perf_counter() - self.began) * 1000)
 
     async def _call(self) -> None:
         """Call the function. What its session has written is committed with the end of the job."""
@@ -157,15 +162,17 @@ class Execution:
 
     def _fail(self, error: BaseException | None, reason: str) -> None:
         """Let the job wait for its next run, or if this was the last one, be dead."""
-        claim = self.claim
+        claim, self.error = self.claim, error
         left = self._job.retries + 1 - claim.attempts
         if left > 0:
             doubled = FIRST_RETRY_SECONDS * 2 ** min(claim.attempts - 1, 20)
             pause = min(doubled, LAST_RETRY_SECONDS) * uniform(0.5, 1)
             self.outcome = Outcome(claim, JobState.WAITING, reason, timedelta(seconds=pause))
+            self.result = "retried"
             level, outlook = logging.WARNING, f"it runs again in {pause:.0f} s"
         else:
             self.outcome = Outcome(claim, JobState.DEAD, reason)
+            self.result = "dead"
             level, outlook = logging.ERROR, "it is dead"
         is_bug = error is not None and not is_transient(error)
         logger.log(level, "failed: %s; %s", reason, outlook, exc_info=error if is_bug else None)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 if TYPE_CHECKING:
     from .job import AnyJob
+    from .worker import Worker
 
 # Where a session of an application has its registry.
 REGISTRY = "chassis_jobs"
@@ -21,6 +22,8 @@ class JobRegistry:
         self._jobs: dict[str, AnyJob] = {}
         # Those that a worker of this application runs, if not all.
         self.worked_queues: Collection[str] = ()
+        # That of the application, while it is started.
+        self.worker: Worker | None = None
         self.wake: Callable[[], object] = lambda: None
         for each in jobs:
             if not hasattr(each, "enqueue"):

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from random import randrange, uniform
+from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
@@ -54,6 +55,8 @@ class Worker:
         sessions: Sessions,
         settings: ChassisSettings,
     ) -> None:
+        # Called with a job's name, the result of a run, and how many seconds it took.
+        self.observe: Callable[[str, str, float], object] = lambda *run: None
         self._registry = registry
         self._provider = provider
         self._sessions = sessions
@@ -85,6 +88,16 @@ class Worker:
             raise
         finally:
             watch.cancel()
+
+    async def run_due(self) -> list[Execution]:
+        """Run what is due, and what that enqueues, until nothing is; for tests."""
+        ended: list[Execution] = []
+        while True:
+            await self._exchange(claims=True)
+            if not (running := list(self._running.values())):
+                return ended
+            await asyncio.wait([execution.task for execution in running])
+            ended += running
 
     async def _wake_at(self, stop: Stop) -> None:
         await stop.wait()
@@ -156,6 +169,7 @@ class Worker:
 
     def _end(self, execution: Execution, task: asyncio.Task[None]) -> None:
         del self._running[execution.claim.id]
+        self.observe(execution.claim.name, execution.result, perf_counter() - execution.began)
         if execution.outcome is not None:
             self._outcomes.append(execution.outcome)
         self._woken.set()
