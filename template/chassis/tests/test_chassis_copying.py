@@ -642,6 +642,39 @@ def test_what_only_postgres_has_is_found_before_a_row_is_written(move: Move) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("index", "column"),
+    [
+        ("(lower(text))", "lower(text)"),
+        ("((text || 'x')) WHERE id > 0", "((text || 'x'::text))"),
+        ("(id) INCLUDE (text)", "id"),
+        ("(text text_pattern_ops)", "text"),
+    ],
+    ids=["function", "expression", "included", "operator class"],
+)
+def test_what_is_too_long_for_an_index_once_it_is_compressed_is_found(
+    move: Move, index: str, column: str
+) -> None:
+    create_on_both(
+        move,
+        "op.create_table('sought', sa.Column('id', sa.Integer, primary_key=True), "
+        "sa.Column('text', sa.Text)); op.get_bind().dialect.name == 'sqlite' or "
+        f'op.execute("CREATE INDEX by_text ON sought {index}")',
+    )
+    chance = random.Random(1)
+    rows = [(1, "b" * 100_000), (4, "ü" * 2600), (5, None)]
+    rows += [(2, chance.randbytes(4000).hex()), (3, chance.randbytes(1300).hex())]
+    with closing(sqlite3.connect(move.file)) as database, database:
+        database.executemany("INSERT INTO sought VALUES (?, ?)", rows)
+    with pytest.raises(CopyError) as caught:
+        move.copy()
+    found = [line.partition(";")[0] for line in str(caught.value).splitlines()[1:]]
+    assert found == [f"  sought.{column}: too long for the index by_text in 1 row (id=2)"]
+
+    move.execute("DELETE FROM sought WHERE id = 2")
+    assert move.copy().rows == 4
+
+
 def create_on_both(move: Move, statements: str) -> None:
     """Migrate the file to one more revision, which the copy makes on PostgreSQL."""
     move.depot.add("more", statements)

@@ -1,6 +1,8 @@
 """What PostgreSQL would refuse of a file: each row is shown to it, and nothing is changed."""
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import psycopg
 
@@ -8,11 +10,12 @@ from .encoder import Fingerprint, RowEncoder
 from .errors import CORRECT, REFUSALS, RefusedValueError
 from .plan import KEYS_SHOWN, CopyPlan, Findings, TablePair
 from .rehearsal import Rehearsal, Rule
-from .source import Row, SourceFile, quote_name
+from .source import Row, SourceFile, decode_any, quote_name
 from .target import Target
 
 Advance = Callable[[int], None]
 
+_REFUSALS = (RefusedValueError, UnicodeEncodeError, *REFUSALS)
 # What quick_check says of values, each of which is looked at anyway.
 _ABOUT_VALUES = (" value in ", "CHECK constraint failed in ")
 
@@ -39,10 +42,33 @@ class Checker:
         """Return the fingerprint of a table's rows, which all are in the rehearsal then."""
         encoder = RowEncoder(pair.columns, self._target.normalise)
         found = Fingerprint()
-        for rows in self._source.read_chunks(pair.source, pair.source_columns, encoder.texts):
+
+        def encode_chunks() -> Iterator[list[bytes]]:
+            nonlocal found
+            for rows in self._source.read_chunks(pair.source, pair.source_columns, encoder.texts):
+                lines = encoder.encode(rows)
+                found = found.add(lines)
+                # A large row is not kept while the next one is read.
+                rows.clear()
+                advance(len(lines))
+                yield lines
+
+        if not encoder.asked:
+            # The server reads rows while the next ones are encoded, and can't be asked meanwhile.
+            with suppress(sqlite3.OperationalError, *_REFUSALS):
+                self._rehearsal.write(pair, encode_chunks(), 1)
+                return found
+        return self._check_chunks(pair, encoder, advance, found.rows)
+
+    def _check_chunks(
+        self, pair: TablePair, encoder: RowEncoder, advance: Advance, shown: int
+    ) -> Fingerprint:
+        found = Fingerprint()
+        names = pair.source_columns
+        for rows in self._source.read_chunks(pair.source, names, encoder.texts, decode_any):
             found = self._check_rows(pair, encoder, rows, found)
-            advance(len(rows))
-            # A large row is not kept while the next one is read.
+            advance(max(0, found.rows - shown))
+            shown = max(shown, found.rows)
             rows.clear()
         return found
 
@@ -52,9 +78,10 @@ class Checker:
         first = before.rows + 1
         try:
             lines = encoder.encode(rows)
-            self._rehearsal.write(pair, lines, first)
-            return before.add(lines)
-        except (RefusedValueError, UnicodeEncodeError, *REFUSALS):
+            found = before.add(lines)
+            self._rehearsal.write(pair, [lines], first)
+            return found
+        except _REFUSALS:
             self._find_refusals(pair, encoder, rows, first)
             return Fingerprint(before.rows + len(rows))
 
@@ -74,7 +101,7 @@ class Checker:
                 rest[place] = None
                 self._add_refusal(pair, row, pair.columns[place].name, refusal)
             try:
-                self._rehearsal.write(pair, encoder.encode([rest], with_null=True), number)
+                self._rehearsal.write(pair, [encoder.encode([rest], with_null=True)], number)
             except REFUSALS as error:
                 refused = RefusedValueError(f"refused by PostgreSQL, {describe(error)},", CORRECT)
                 self._add_refusal(pair, row, "", refused)
@@ -92,10 +119,7 @@ class Checker:
 
     def _find_misfits(self, pair: TablePair, rule: Rule) -> None:
         try:
-            numbers = self._target.read(
-                f"SELECT chassis_row, count(*) OVER () FROM ({rule.query}) AS found "
-                f"ORDER BY 1 LIMIT {KEYS_SHOWN}"
-            )
+            numbers = self._rehearsal.find_misfits(rule)
         except REFUSALS as error:
             problem = f"{rule.problem}, {describe(error)}"
             self._findings.add(pair.name, rule.column, problem, rule.cure)

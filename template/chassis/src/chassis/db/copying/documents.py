@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from .errors import CORRECT, RefusedValueError, refuse_class
+from .errors import CORRECT, RefusedValueError, check_classes
 
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 # What the elements of an array may be; those of other types are for the server to know.
@@ -17,39 +17,40 @@ _ELEMENTS: dict[str, tuple[type, ...]] = {
 }
 
 
-def convert_text(value: Any) -> str:
-    if type(value) is not str:
-        raise refuse_class(value, "text")
-    if "\0" in value:
+def convert_texts(values: Sequence[Any]) -> Sequence[str]:
+    check_classes(values, "text", str)
+    if "\0" in "".join(values):
         raise RefusedValueError(
             "a text with a NUL",
             "take it out: UPDATE {table} SET {column} = "
             "replace({column}, char(0), '') WHERE instr({column}, char(0))",
         )
-    return value
+    return values
 
 
-def convert_json(value: Any) -> str:
-    _load_json(value)
-    return str(value)
+def convert_json(values: Sequence[Any]) -> Sequence[str]:
+    for value in values:
+        _load_json(value)
+    return [*map(str, values)]
 
 
-def convert_jsonb(value: Any) -> str:
-    text = convert_json(value)
-    if "\\u0000" in text and _NUL_IN_JSON.search(text):
-        raise RefusedValueError("a NUL in a text of a JSON document", f"{CORRECT}: take it out")
-    return text
+def convert_jsonb(values: Sequence[Any]) -> Sequence[str]:
+    texts = convert_json(values)
+    for text in texts:
+        if "\\u0000" in text and _NUL_IN_JSON.search(text):
+            raise RefusedValueError("a NUL in a text of a JSON document", f"{CORRECT}: take it out")
+    return texts
 
 
-def create_array_converter(kind: str) -> Callable[[Any], str]:
+def create_array_converter(kind: str) -> Callable[[Sequence[Any]], Sequence[str]]:
     """Return what converts a JSON list, which stands for an array in SQLite."""
     elements = _ELEMENTS.get(kind, (int, float, str, bool))
 
-    def convert_array(value: Any) -> str:
-        found = _load_json(value)
-        if not isinstance(found, list):
+    def convert_arrays(values: Sequence[Any]) -> Sequence[str]:
+        found = [_load_json(value) for value in values]
+        if {*map(type, found)} - {list}:
             raise RefusedValueError("no list in a column of arrays", CORRECT)
-        return write_array(found)
+        return [*map(write_array, found)]
 
     def write_array(values: list[Any]) -> str:
         return "{" + ",".join(map(write_element, values)) + "}"
@@ -62,19 +63,18 @@ def create_array_converter(kind: str) -> Callable[[Any], str]:
         if type(value) not in elements:
             raise RefusedValueError("a list of other values than the array has", CORRECT)
         if isinstance(value, str):
-            return '"' + re.sub(r'(["\\])', r"\\\1", convert_text(value)) + '"'
+            return '"' + re.sub(r'(["\\])', r"\\\1", convert_texts([value])[0]) + '"'
         return json.dumps(value)
 
-    return convert_array
+    return convert_arrays
 
 
 def _load_json(value: Any) -> Any:
     # SQLite makes a number of the document 5.
     if type(value) is int or (type(value) is float and value - value == 0):
         return value
-    if type(value) is not str:
-        raise refuse_class(value, "JSON")
-    convert_text(value)
+    check_classes([value], "JSON", str)
+    convert_texts([value])
     try:
         found = json.loads(value, parse_constant=_refuse_constant)
         if "\\u" in value:

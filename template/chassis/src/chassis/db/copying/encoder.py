@@ -44,8 +44,9 @@ class RowEncoder:
         self._normalise = normalise
         self._converters = [create_converter(column) for column in columns]
         self.texts = [place for place, one in enumerate(columns) if is_text(one)]
-        self._escaped = [place for place in self.texts if columns[place].kind != "bytea"]
-        self._asked = [place for place, one in enumerate(columns) if not is_written_alike(one)]
+        self.asked = [place for place, one in enumerate(columns) if not is_written_alike(one)]
+        texts = [place for place in self.texts if columns[place].kind != "bytea"]
+        self._escaped = {*self.asked, *texts}
 
     def encode(self, rows: Sequence[Sequence[Any]], *, with_null: bool = False) -> list[bytes]:
         """Return the lines of COPY.
@@ -70,17 +71,20 @@ class RowEncoder:
             except REFUSALS as error:
                 yield place, RefusedValueError(f"no {column.type} ({error.sqlstate})", CORRECT)
 
-    def _encode_column(self, place: int, values: Sequence[Any], with_null: bool) -> list[str]:
-        column, convert = self._columns[place], self._converters[place]
-        if column.is_not_null and None in values and not with_null:
+    def _encode_column(self, place: int, values: Sequence[Any], with_null: bool) -> Sequence[str]:
+        column = self._columns[place]
+        present = [value for value in values if value is not None] if None in values else values
+        if column.is_not_null and len(present) < len(values) and not with_null:
             raise _NOT_NULL
-        if place in self._asked:
-            texts = [convert(value) for value in values if value is not None]
-            written = iter(self._normalise(column.type, texts))
-            return [NULL if value is None else escape(next(written)) for value in values]
+        texts = self._converters[place](present)
+        if place in self.asked:
+            texts = self._normalise(column.type, texts)
         if place in self._escaped:
-            return [NULL if value is None else escape(convert(value)) for value in values]
-        return [NULL if value is None else convert(value) for value in values]
+            texts = escape(texts)
+        if len(present) == len(values):
+            return texts
+        written = iter(texts)
+        return [NULL if value is None else next(written) for value in values]
 
 
 def gather_lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -1,5 +1,6 @@
 """Why a copy did not happen."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -24,7 +25,8 @@ class RefusedValueError(ValueError):
         self.cure = cure
 
 
-def refuse_class(value: Any, column_of: str) -> RefusedValueError:
-    """Return the error for a value of another storage class than its column's type has."""
-    found = _CLASSES.get(type(value), "something else")
-    return RefusedValueError(f"{found} in a column of {column_of}", CORRECT)
+def check_classes(values: Iterable[Any], column_of: str, *classes: type) -> None:
+    """Raise RefusedValueError for a value of another storage class than its column's type has."""
+    for other in {*map(type, values)} - {*classes}:
+        found = _CLASSES.get(other, "something else")
+        raise RefusedValueError(f"{found} in a column of {column_of}", CORRECT)

@@ -1,22 +1,28 @@
 """The rows in temporary tables of PostgreSQL, which finds there what it would refuse."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from .plan import TablePair
+from psycopg.errors import ProgramLimitExceeded
+
+from .plan import KEYS_SHOWN, TablePair
 from .source import quote_name
 from .target import OUR_TABLES, Target
 
 # Names are those that the server quotes; a table's temporary one is named after its OID. An entry
-# of a B-tree may have 2,704 bytes with its header. What a long key of an expression has is only
-# known once it is compressed, so that an index of these is not looked at.
+# of a B-tree may have 2,704 bytes, which is known once its values are compressed: those that may
+# have more are tried.
 _RULES = f"""
     WITH ours AS (
         SELECT c.oid, c.relname AS name, 'pg_temp.chassis_' || c.oid AS copy
         {OUR_TABLES}
         WHERE to_regclass('pg_temp.chassis_' || c.oid) IS NOT NULL
     ), trees AS (
-        SELECT ours.*, i.relname AS tree, indisunique, 0 = ANY (indkey::int2[]) AS is_computed,
+        SELECT ours.*, i.relname AS tree, indisunique,
+            substring(pg_get_indexdef(i.oid) FROM ' USING btree .*') AS definition,
+            (SELECT string_agg(format('coalesce(pg_column_size(%s), 0)',
+                pg_get_indexdef(i.oid, attnum, false)), ' + ')
+                FROM pg_attribute WHERE attrelid = i.oid AND attlen < 0) AS size,
             coalesce(pg_get_expr(indpred, indrelid), 'true') AS predicate,
             coalesce(to_jsonb(x) ->> 'indnullsnotdistinct', '') = 'true' AS takes_one_null,
             ARRAY(SELECT pg_get_indexdef(i.oid, place, false)
@@ -37,22 +43,22 @@ _RULES = f"""
     )
     SELECT name, array_to_string(keys, ', '), format('too long for the index %s', tree),
         'shorten it, or change the index in a migration',
-        format('SELECT chassis_row FROM %s WHERE %s AND %s > 2688', copy, predicate,
-            (SELECT string_agg(format('coalesce(pg_column_size(%s), 0)', key), ' + ')
-                FROM unnest(keys) AS key))
-    FROM trees WHERE NOT is_computed
+        format('SELECT chassis_row FROM %s WHERE %s AND %s > 2600', copy, predicate, size),
+        definition
+    FROM trees WHERE size IS NOT NULL
     UNION ALL
     SELECT name, array_to_string(keys, ', '),
         format('the same values twice, where %s is unique,', tree),
         'make them differ, or delete all rows but one',
         format('SELECT chassis_row FROM (SELECT chassis_row, count(*) OVER (PARTITION BY %s) '
             'AS same FROM %s WHERE %s AND (%s OR ROW(%1$s) IS NOT NULL)) AS grouped WHERE same > 1',
-            array_to_string(keys, ', '), copy, predicate, takes_one_null::text)
+            array_to_string(keys, ', '), copy, predicate, takes_one_null::text), NULL
     FROM trees WHERE indisunique
     UNION ALL
     SELECT name, '', format('the CHECK %s does not hold', conname),
         'correct the row, or drop the CHECK in a migration',
-        format('SELECT chassis_row FROM %s WHERE NOT (%s)', copy, pg_get_expr(conbin, conrelid))
+        format('SELECT chassis_row FROM %s WHERE NOT (%s)', copy, pg_get_expr(conbin, conrelid)),
+        NULL
     FROM ours JOIN pg_constraint ON conrelid = ours.oid AND contype = 'c'
     UNION ALL
     SELECT name, replace(array_to_string(columns, ', '), 'child.', ''),
@@ -60,20 +66,25 @@ _RULES = f"""
         'add the parent, set the reference to NULL, or delete the row',
         format('SELECT chassis_row FROM %s AS child WHERE ROW(%s) IS NOT NULL '
             'AND NOT EXISTS (SELECT FROM %s AS parent WHERE (%2$s) = (%4$s))',
-            copy, array_to_string(columns, ', '), parents, array_to_string(referred, ', '))
+            copy, array_to_string(columns, ', '), parents, array_to_string(referred, ', ')),
+        NULL
     FROM links
     ORDER BY 1, 2, 3
 """
 
 
 class Rule(NamedTuple):
-    """What a constraint or an index demands, and the query for the rows that break it."""
+    """What a constraint or an index demands, and the query for the rows that break it.
+
+    If there is a `trial`, they may break it: the end of the statement that makes the index.
+    """
 
     table: str
     column: str
     problem: str
     cure: str
     query: str
+    trial: str | None
 
 
 class Rehearsal:
@@ -96,10 +107,10 @@ class Rehearsal:
             self._target.execute(f"CREATE TABLE {copy} (LIKE {table} INCLUDING GENERATED)")
             self._target.execute(f"ALTER TABLE {copy} {', '.join(changes)}")
 
-    def write(self, pair: TablePair, lines: Sequence[bytes], first: int) -> None:
-        """Write lines of COPY, of which the first is the row of this number.
+    def write(self, pair: TablePair, chunks: Iterable[list[bytes]], first: int) -> None:
+        """Write lines of COPY, of which the first is the row of this number, and drop them.
 
-        Raise psycopg.Error if the server refuses them.
+        Raise psycopg.Error if the server refuses one; it has none of them then.
         """
         table = self._tables[pair.name]
         sequence = "pg_get_serial_sequence(%s, 'chassis_row')"
@@ -108,12 +119,43 @@ class Rehearsal:
             self._target.driver.cursor() as cursor,
             cursor.copy(f"COPY {table} ({name_columns(pair)}) FROM STDIN".encode()) as copy,
         ):
-            copy.write(b"\n".join(lines))
-            copy.write(b"\n")
+            for lines in chunks:
+                copy.write(b"\n".join(lines))
+                copy.write(b"\n")
+                # A large row is not kept while the next one is read.
+                lines.clear()
 
     def read_rules(self) -> list[Rule]:
         """Return what the tables that are copied demand of the rows."""
         return [Rule(*facts) for facts in self._target.read(_RULES)]
+
+    def find_misfits(self, rule: Rule) -> list[tuple[int, int]]:
+        """Return the numbers of rows that break a rule, the first of them, each with the count."""
+        if rule.trial:
+            numbers = self._find_too_long(rule)
+            return [(number, len(numbers)) for number in numbers[:KEYS_SHOWN]]
+        return self._target.read(
+            f"SELECT chassis_row, count(*) OVER () FROM ({rule.query}) AS found "
+            f"ORDER BY 1 LIMIT {KEYS_SHOWN}"
+        )
+
+    def _find_too_long(self, rule: Rule) -> list[int]:
+        candidates = self._target.read(f"{rule.query} ORDER BY 1")
+        if not candidates:
+            return []
+        copy, numbers = self._tables[rule.table], []
+        self._target.execute(f"CREATE TABLE pg_temp.chassis_trial (LIKE {copy})")
+        self._target.execute(f"CREATE INDEX ON pg_temp.chassis_trial {rule.trial}")
+        for (number,) in candidates:
+            try:
+                self._target.execute(
+                    f"INSERT INTO pg_temp.chassis_trial SELECT * FROM {copy} "
+                    f"WHERE chassis_row = {number}"
+                )
+            except ProgramLimitExceeded:
+                numbers.append(number)
+        self._target.execute("DROP TABLE pg_temp.chassis_trial")
+        return numbers
 
     def insert(self, pair: TablePair, after: int, rows: int) -> None:
         """Insert so many rows after one into the table that they are meant for."""

@@ -147,5 +147,7 @@ _SETTINGS = (
     "bytea_output = 'hex'",
     "extra_float_digits = 1",
     "statement_timeout = 0",
+    # References and duplicates are found by hashes and sorts.
+    "work_mem = '64MB'",
     "idle_in_transaction_session_timeout = 0",
 )
