@@ -21,9 +21,14 @@ async def deliver(name: str, seconds: float, session: AsyncSession) -> None:
     session.add(Item(name=name))
 
 
+@job
+async def rest() -> None:
+    """Do nothing."""
+
+
 def create_service(settings: ChassisSettings | None = None) -> FastAPI:
     """Build the application."""
-    return create_app(settings or ChassisSettings(), package=__name__, jobs=(deliver,))
+    return create_app(settings or ChassisSettings(), package=__name__, jobs=(deliver, rest))
 
 
 run = create_cli("chassis_postbox:create_service", settings=ChassisSettings)

@@ -1,19 +1,40 @@
 """Jobs: written down in a transaction, done after it, once, and given up with a reason."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from subprocess import Popen
 from typing import Annotated, Any
 
+import chassis_postbox
 import pytest
-from chassis_stock import Item, changed, create_tables, started
+from chassis_processes import environment_of_sample
+from chassis_stock import (
+    Item,
+    changed,
+    create_stock,
+    create_tables,
+    engines,
+    executing,
+    only_on,
+    started,
+)
 from fastapi import APIRouter, Depends, FastAPI, Request
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.schema import DropTable
 
 from chassis import ChassisSettings, create_app, request_id
-from chassis.db import DbSession, Sessions, session_scope
+from chassis.db import DbSession, DbSessions, Sessions, open_sessions, session_scope
 from chassis.jobs import Job, JobRecord, JobState, job
+from chassis.jobs.queue import QueueError
+from chassis.testing.environment import write_variables
 
 pytestmark = pytest.mark.anyio
 
@@ -188,3 +209,253 @@ async def test_a_key_is_of_one_job_until_that_has_begun(settings: ChassisSetting
             await session.execute(begun.values(state=JobState.WAITING))
             await session.commit()
         assert len(await find_rows(sessions)) == 3
+
+
+async def steal(sessions: Sessions) -> None:
+    """Claim all again, as another worker does with jobs that outlived their leases."""
+    async with session_scope(sessions.write) as session:
+        await session.execute(update(JobRecord).values(fence=JobRecord.fence + 1))
+        await session.commit()
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_job_that_lost_its_lease_commits_nothing(
+    settings: ChassisSettings, is_lost: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    @job
+    async def by_session(session: AsyncSession) -> None:
+        if is_lost:
+            # A task of its own: on SQLite one may have one session that writes.
+            await asyncio.create_task(steal(app.state.sessions))
+        session.add(Item(name="by session"))
+
+    @job
+    async def by_sessions(sessions: DbSessions) -> None:
+        if is_lost:
+            await steal(app.state.sessions)
+        async with session_scope(sessions.write) as session:
+            session.add(Item(name="by sessions"))
+            await session.commit()
+
+    app = create_stock(settings, jobs=(by_session, by_sessions))
+    async with started(app):
+        sessions: Sessions = app.state.sessions
+        for each in (by_session, by_sessions):
+            await enqueue(sessions, each)
+            await until(sessions, lambda rows: bool(rows[-1].started_at) and is_ended(rows[-1]))
+        async with session_scope(sessions.read) as session:
+            items = list(await session.scalars(select(Item.name).order_by(Item.id)))
+        states = [row.state for row in await find_rows(sessions)]
+    assert items == ([] if is_lost else ["by session", "by sessions"])
+    assert states == [JobState.RUNNING if is_lost else JobState.DONE] * 2
+    assert caplog.text.count("the job lost its lease") == (2 if is_lost else 0)
+
+
+def is_ended(row: JobRecord) -> bool:
+    """Return whether a job is done, or another's."""
+    return row.state == JobState.DONE or row.fence > 1
+
+
+async def test_a_job_whose_lease_is_not_renewed_is_cancelled_before_another_worker_has_it(
+    settings: ChassisSettings,
+) -> None:
+    events: list[str] = []
+
+    @job
+    async def stay() -> None:
+        events.append("begun")
+        try:
+            await asyncio.sleep(60 if len(events) == 1 else 0)
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+
+    settings = changed(settings, jobs_lease_seconds=1)
+    app = create_stock(settings, jobs=(stay,))
+    async with started(app):
+        sessions: Sessions = app.state.sessions
+        await enqueue(sessions, stay)
+        await until(sessions, lambda rows: rows[0].state == JobState.RUNNING)
+        # As after the worker was stopped for so long: what it renews is not its own.
+        await steal(sessions)
+        (row,) = await until_state(sessions, JobState.DONE)
+    assert events == ["begun", "cancelled", "begun"]
+    assert (row.fence, row.attempts) == (3, 2)
+
+
+async def test_a_lease_is_renewed_for_as_long_as_the_job_runs(settings: ChassisSettings) -> None:
+    @job
+    async def stay() -> None:
+        await asyncio.sleep(2.5)
+
+    app = create_stock(changed(settings, jobs_lease_seconds=1), jobs=(stay,))
+    async with started(app):
+        await enqueue(app.state.sessions, stay)
+        (row,) = await until_state(app.state.sessions, JobState.DONE)
+    assert (row.fence, row.attempts) == (1, 1)
+
+
+async def test_a_queue_has_a_limit_and_the_smaller_priority_comes_first(
+    settings: ChassisSettings,
+) -> None:
+    running: list[str] = []
+    most = 0
+    order: list[str] = []
+
+    async def note(name: str) -> None:
+        nonlocal most
+        running.append(name)
+        most = max(most, len(running))
+        order.append(name)
+        await asyncio.sleep(0.02)
+        running.remove(name)
+
+    @job(queue="mail", priority=5)
+    async def later(name: str) -> None:
+        await note(name)
+
+    @job(queue="mail")
+    async def sooner(name: str) -> None:
+        await note(name)
+
+    settings = changed(settings, jobs_queue_limits={"mail": 1}, jobs_poll_seconds=0.02)
+    app = create_stock(settings, jobs=(later, sooner))
+    async with open_sessions(settings) as sessions:
+        for number in range(4):
+            await enqueue(sessions, later, name=f"later {number}")
+        await enqueue(sessions, sooner, name="sooner")
+        async with started(app), started(create_stock(settings, jobs=(later, sooner))):
+            await until_state(sessions, *[JobState.DONE] * 5)
+    assert most == 1
+    assert order == ["sooner", *(f"later {number}" for number in range(4))]
+
+
+async def test_a_worker_leaves_jobs_alone_that_it_does_not_know(settings: ChassisSettings) -> None:
+    @job
+    async def newer() -> None:
+        """Be of the next release."""
+
+    async with open_sessions(settings) as sessions:
+        await enqueue(sessions, newer)
+    app = service(settings, courier := Courier())
+    async with started(app):
+        await enqueue(app.state.sessions, send, item_id=1)
+        rows = await until_state(app.state.sessions, JobState.WAITING, JobState.DONE)
+    assert rows[0].fence == 0
+    assert len(courier.sent) == 1
+
+
+async def test_a_worker_without_work_writes_nothing_on_sqlite(settings: ChassisSettings) -> None:
+    only_on("sqlite", settings)
+    app = service(changed(settings, jobs_poll_seconds=0.01, jobs_lease_seconds=1), Courier())
+    async with started(app):
+        await enqueue(app.state.sessions, send, item_id=1)
+        await until_state(app.state.sessions, JobState.DONE)
+        statements: list[str] = []
+        write, read = (engine.sync_engine for engine in engines(app))
+        event.listen(write, "begin", lambda *_: statements.append("begin"))
+        event.listen(read, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        await asyncio.sleep(2)
+    assert "begin" not in statements
+    assert len(statements) > 20
+
+
+async def test_what_can_not_be_enqueued_is_an_error_that_says_what_to_do(
+    settings: ChassisSettings,
+) -> None:
+    app = service(settings, Courier(), [send])
+    async with started(app):
+        tries: list[tuple[Callable[..., Any], type[Exception], str]] = [
+            (linger.enqueue, LookupError, r"linger is not registered.*create_app\(…, jobs=\(…, li"),
+            (partial(send.enqueue, item_id="pa55"), TypeError, "send.enqueue: item_id: .* integer"),
+            (partial(send.enqueue, item=1), TypeError, "item_id: Field required; item: Extra"),
+        ]
+        for wrong, error, message in tries:
+            async with session_scope(app.state.sessions.write) as session:
+                with pytest.raises(error, match=message) as raised:
+                    await wrong(session)
+                assert "pa55" not in str(raised.value)
+    async with started(bare := create_stock(settings)):
+        with pytest.raises(LookupError, match="send is not registered"):
+            await enqueue(bare.state.sessions, send, item_id=1)
+    with executing(settings) as connection:
+        connection.execute(DropTable(JobRecord.metadata.tables["jobs"]))
+    async with open_sessions(settings) as sessions:
+        with pytest.raises(QueueError, match="there is no table jobs: import JobRecord"):
+            await enqueue(sessions, send, item_id=1)
+
+
+async def test_jobs_that_could_not_run_stop_the_start(settings: ChassisSettings) -> None:
+    with pytest.raises(ValueError, match="two jobs send: @job"):
+        create_stock(settings, jobs=(send, job(name="send")(linger.function)))
+    with pytest.raises(TypeError, match="is no job: write @job above it"):
+        create_stock(settings, jobs=(get_courier,))
+    with pytest.raises(TypeError, match="send: courier: the lifespan yields no values of Courier"):
+        async with started(create_stock(settings, jobs=(send,))):
+            pass
+    with pytest.raises(TypeError, match="must be an `async def`"):
+        job(get_courier)  # type: ignore[arg-type]
+
+    @job
+    async def untyped(value) -> None:  # type: ignore[no-untyped-def]
+        """Have no type."""
+
+    @job
+    async def reserved(key: str) -> None:
+        """Take what enqueue takes."""
+
+    for wrong, message in [(untyped, "value has no type"), (reserved, "enqueue has a key itself")]:
+        with pytest.raises(TypeError, match=message):
+            create_stock(settings, jobs=(wrong,))
+
+
+async def test_a_job_is_a_function_as_well(settings: ChassisSettings) -> None:
+    courier = Courier()
+    await send(7, courier)
+    assert courier.sent == [(7, date(2026, 1, 1), None)]
+
+
+@contextmanager
+def working(settings: ChassisSettings, log: Path, **variables: str) -> Iterator[Popen[bytes]]:
+    """Run a worker process."""
+    command = [sys.executable, "-m", "chassis_postbox", "work", "--concurrency", "8"]
+    environment = environment_of_sample({**write_variables(settings), **variables})
+    with log.open("wb") as output, Popen(command, env=environment, stderr=output) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def until_begun(log: Path) -> None:
+    """Wait until a worker process has begun eight jobs."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while log.read_text().count("begun: ") < 8:  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.02)
+
+
+async def test_a_worker_gives_its_jobs_back_at_sigterm_and_another_one_has_them_at_once(
+    settings: ChassisSettings, tmp_path: Path
+) -> None:
+    limits = {"APP_SERVER_GRACEFUL_TIMEOUT_SECONDS": "4", "APP_JOBS_POLL_SECONDS": "0.2"}
+    async with open_sessions(settings) as sessions:
+        for number in range(8):
+            await enqueue(sessions, chassis_postbox.deliver, name=f"{number}", seconds=60)
+        first_log, second_log = tmp_path / "first.log", tmp_path / "second.log"
+        with working(settings, first_log, **limits) as first:
+            await until_begun(first_log)
+            with working(settings, second_log, **limits):
+                await asyncio.sleep(5)  # until it looks for jobs
+                asked = time.monotonic()
+                first.send_signal(signal.SIGTERM)
+                code = await asyncio.to_thread(first.wait, PATIENCE_SECONDS)
+                ended = time.monotonic()
+                await until_begun(second_log)
+                began = time.monotonic()
+            rows = await find_rows(sessions)
+    # Of 4 s of grace 2 are for giving them back.
+    assert (code, ended - asked < 6, began - ended < 2) == (0, True, True)
+    assert {row.attempts for row in rows} == {1}
+    log = first_log.read_text()
+    assert "Traceback" not in log
+    assert '"ERROR"' not in log
