@@ -144,14 +144,16 @@ class KeySet:
             raise DocumentError(f"jwks_uri of {self._issuer}: {error}") from None
         return self._discovered_url
 
-    def _iter_keys(self, document: dict[str, Any]) -> Iterator[tuple[tuple[Any, str], jwt.PyJWK]]:
+    def _iter_keys(
+        self, document: dict[str, Any]
+    ) -> Iterator[tuple[tuple[str | None, str], jwt.PyJWK]]:
         """Yield the public keys in a document for each algorithm that they may be used with."""
         entries = document.get("keys")
         for entry in entries if isinstance(entries, list) else ():
             try:
                 for algorithm in _find_algorithms(entry):
                     if algorithm in self._algorithms:
-                        yield (entry.get("kid"), algorithm), _read_key(entry, algorithm)
+                        yield (_read_id(entry), algorithm), _read_key(entry, algorithm)
             except (jwt.PyJWTError, AttributeError, TypeError, ValueError) as error:
                 logger.warning("a key of the issuer can't be used: %s", type(error).__name__)
 
@@ -169,6 +171,12 @@ def _find_algorithms(entry: dict[str, Any]) -> tuple[str, ...]:
     fitting = _ALGORITHMS.get((entry.get("kty"), entry.get("crv")), ())
     named = entry.get("alg")
     return tuple(algorithm for algorithm in fitting if named in (None, algorithm))
+
+
+def _read_id(entry: dict[str, Any]) -> str | None:
+    if not isinstance(key_id := entry.get("kid"), str | None):
+        raise TypeError("its id is no text")
+    return key_id
 
 
 def _read_key(entry: dict[str, Any], algorithm: str) -> jwt.PyJWK:

@@ -92,7 +92,6 @@ class TokenVerifier:
         return claims
 
     def _remember(self, digest: bytes, verified: _Verified) -> None:
-        self._verified.pop(digest, None)
         if len(self._verified) >= MOST_REMEMBERED:
             del self._verified[next(iter(self._verified))]
         self._verified[digest] = verified
