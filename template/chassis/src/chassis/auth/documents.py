@@ -47,7 +47,7 @@ class Documents:
 
     async def _read(self, url: SplitResult) -> bytes:
         if url.scheme == "file":
-            return await asyncio.to_thread(_read_file, Path(unquote(url.path)))
+            return _read_file(Path(unquote(url.path)))
         is_secure = url.scheme == "https"
         if is_secure and self._tls is None:
             # It reads a file of many certificates.

@@ -80,7 +80,7 @@ class TokenIssuer:
 
     def start(self) -> None:
         """Answer again, at the same address."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _create_handler(self))
+        self._server = _Server(("127.0.0.1", self._port), _create_handler(self))
         self._port = self._server.server_port
         self._thread = Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
@@ -98,6 +98,11 @@ def token_issuer() -> Iterator[TokenIssuer]:
     issuer = TokenIssuer()
     yield issuer
     issuer.stop()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Write nothing about a client that left before its answer."""
 
 
 def _create_handler(issuer: TokenIssuer) -> type[BaseHTTPRequestHandler]:
