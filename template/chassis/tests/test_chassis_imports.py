@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources": {"http"},
     "ssrf": set(),
     "tasks": {"db", "http", "settings"},
-    "commands": {"app", "db", "jobs", "testing", "versions", *SERVING},
+    "commands": {"app", "auth", "db", "jobs", "testing", "versions", *SERVING},
     "testing": {"app", "db", *SERVING},
     "": {"app", "commands", *SERVING},
 }

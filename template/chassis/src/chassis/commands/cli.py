@@ -21,6 +21,7 @@ from ..db.errors import (
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from ..versions import find_version
+from .doctor_command import doctor
 from .migrate import check_service, migrate_service, print_sql
 from .service import (
     InvalidSettingsError,
@@ -226,22 +227,6 @@ def copy_to_postgres(
         only_check=only_check,
         left_out=left_out,
     )
-
-
-@click.command(short_help="Examine settings, database and schema.")
-@click.option("--json", "as_json", is_flag=True, help="Write it for programs.")
-@click.pass_obj
-def doctor(service: ServiceReference, as_json: bool) -> None:
-    """Examine settings, database and schema, and say what to change.
-
-    Exits with 0 if nothing needs to be put right, with 1 if something does.
-    """
-    from .doctor import examine
-
-    report = examine(read_settings(service.settings), service.package)
-    click.echo(report.as_json() if as_json else report.as_text())
-    if not report.healthy:
-        raise SystemExit(1)
 
 
 @click.group(short_help="Compare chassis/ with its release.")

@@ -30,11 +30,11 @@ from ..db.postgres.options import ENCODING_ADVICE, encoding_warning
 from ..db.readiness import DatabaseProbe
 from ..db.sqlite.pragmas import version_warning
 from ..settings import ChassisSettings
+from .exposure import TLS_ADVICE, is_local
 from .job_findings import examine_jobs
 from .report import Finding, Level, Report
 from .variables import find_warnings, source_of
 
-_TLS_ADVICE = "set APP_DATABASE_POSTGRES_SSLMODE=verify-full and APP_DATABASE_POSTGRES_SSLROOTCERT"
 _POOL_ADVICE = (
     "lower APP_DATABASE_POOL_SIZE, APP_DATABASE_READ_POOL_SIZE or APP_SERVER_WORKERS, raise the "
     "server's max_connections, or put PgBouncer before it"
@@ -186,10 +186,10 @@ async def _examine_tls(
     """Ask the server for the protocol; what the driver verifies follows from `sslmode`."""
     query = text("SELECT version FROM pg_stat_ssl WHERE ssl AND pid = pg_backend_pid()")
     if (protocol := await connection.scalar(query)) is None:
-        if all(re.match(r"/|127\.|(localhost|::1)$", host) for host, _ in target.hosts):
+        if all(is_local(host) for host, _ in target.hosts):
             return Finding("ok", subject, "none, and none is needed within one machine")
         message = "none: whoever is in between reads along"
-        return Finding("warning", subject, message, _TLS_ADVICE)
+        return Finding("warning", subject, message, TLS_ADVICE)
     authority = target.parameters.get("sslrootcert")
     mode = target.parameters.get("sslmode", os.environ.get("PGSSLMODE"))
     if mode == "verify-full" or authority == "system":
@@ -198,7 +198,7 @@ async def _examine_tls(
     is_signed = mode == "verify-ca" or (mode == "require" and authority is not None)
     unverified = "the server's name" if is_signed else "the server's certificate"
     message = f"{protocol}, but {unverified} is not verified"
-    return Finding("warning", subject, message, _TLS_ADVICE)
+    return Finding("warning", subject, message, TLS_ADVICE)
 
 
 def _examine_pooler(settings: ChassisSettings, budget: ConnectionBudget, subject: str) -> Finding:

@@ -26,6 +26,7 @@ from ..http.stopping import Shutdown, server_shutdown
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from .clients import Clients, ServingLoop, limit_connections
+from .exposure import describe_exposure
 from .listening import format_urls, open_sockets
 from .processes import START_FAILED, exit_with_parent, handle_hangup, is_orphan
 from .server_middleware import ServerMiddleware
@@ -152,6 +153,8 @@ class Server(uvicorn.Server):
             logger.info("Uvicorn running on %s (Press CTRL+C to quit)", format_urls(sockets))
         if self.started:
             settings = self._settings
+            if (exposed := describe_exposure(settings, self._application)) is not None:
+                logger.info("%s", exposed)
             processes = settings.server_workers * settings.server_replicas
             self._budget = asyncio.create_task(report_budget(settings, processes=processes))
 
@@ -190,7 +193,7 @@ class Server(uvicorn.Server):
     def _create_app(self) -> ASGIApp:
         """Call the service's factory. Exit if it fails: uvicorn hides where a TypeError was."""
         try:
-            app = resolve_name(self._app)()
+            self._application = app = resolve_name(self._app)()
         except Exception as error:
             self._report_failed_start(error)
             sys.exit(START_FAILED)
