@@ -77,7 +77,7 @@ def check_server_url(url: str) -> str:
     """Return the URL. Raise ValueError if others could answer for its server."""
     if not re.fullmatch(rf"{_TRUSTED_SERVER}/[^\s#@]*", url, re.ASCII):
         raise ValueError(
-            "must be an https:// URL (http:// for localhost only), such as "
+            "must be an https:// URL with a path (http:// for localhost only), such as "
             "https://login.example.com/realms/shop/keys"
         )
     return url
