@@ -21,7 +21,6 @@ from ..db.errors import (
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from ..versions import find_version
-from .doctor_command import doctor
 from .migrate import check_service, migrate_service, print_sql
 from .service import (
     InvalidSettingsError,
@@ -63,6 +62,7 @@ def create_cli(app: str, *, settings: type[ChassisSettings]) -> click.Group:
         params=[version],
         context_settings={"obj": ServiceReference(app, settings)},
     )
+    from .doctor_command import doctor
     from .jobs import jobs
     from .work import work
 
