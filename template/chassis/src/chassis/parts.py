@@ -114,4 +114,4 @@ def run_jobs(
     from .jobs.worker import create_worker
 
     registry.worker = create_worker(app, registry, state)
-    return run_jobs(app, registry.worker)
+    return run_jobs(app, registry.worker, registry.find_scheduled())

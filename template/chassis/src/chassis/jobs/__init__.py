@@ -2,5 +2,6 @@
 
 from .job import Job, JobId, job
 from .model import JobRecord, JobState
+from .schedule import JobSchedule, every
 
-__all__ = ["Job", "JobId", "JobRecord", "JobState", "job"]
+__all__ = ["Job", "JobId", "JobRecord", "JobSchedule", "JobState", "every", "job"]

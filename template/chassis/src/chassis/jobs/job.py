@@ -16,6 +16,7 @@ from ..http.request import outgoing_headers
 from ..settings import ChassisSettings
 from .queue import NewJob, insert_job
 from .registry import find_registry, wake_after_commit
+from .schedule import Schedule
 
 Parameters = ParamSpec("Parameters")
 Function = Callable[Parameters, Awaitable[None]]
@@ -46,6 +47,7 @@ class Job(Generic[Parameters]):
         self.queue = queue
         self.priority = priority
         self.timeout_seconds = timeout_seconds
+        self.schedule: Schedule | None = None
         if not iscoroutinefunction(function):
             raise TypeError(f"@job: {self.name} must be an `async def`")
 

@@ -41,8 +41,6 @@ class JobRecord(Base):
     context: Mapped[dict[str, str]]
     # While a job waits for the first time, no other has its name and key.
     key: Mapped[str | None] = mapped_column(String(200))
-    # Which tick of a schedule it is for; no tick is enqueued twice.
-    tick: Mapped[datetime | None]
 
     state: Mapped[str] = mapped_column(String(20))
     run_at: Mapped[datetime]
@@ -65,7 +63,6 @@ class JobRecord(Base):
             *("uq_jobs_key", "key IS NOT NULL AND state = 'waiting' AND fence = 0", "name", "key"),
             unique=True,
         ),
-        _partial_index("uq_jobs_tick", "tick IS NOT NULL", "name", "tick", unique=True),
     )
 
 

@@ -54,7 +54,6 @@ class NewJob(NamedTuple):
     context: dict[str, str]
     delay: timedelta = timedelta()
     key: str | None = None
-    tick: datetime | None = None
 
 
 class Claim(NamedTuple):
@@ -86,7 +85,7 @@ _CLAIMED = tuple(JOBS.c[name] for name in Claim._fields)
 
 
 async def insert_job(session: AsyncSession, job: NewJob) -> int:
-    """Insert a job. Return its id, or that of the one which has its tick, or waits with its key."""
+    """Insert a job. Return its id, or that of the one which waits with its key."""
     insert = _INSERT.get(session.get_bind().dialect.name)
     if insert is None:
         raise QueueError("jobs need SQLite or PostgreSQL")
@@ -99,10 +98,8 @@ async def insert_job(session: AsyncSession, job: NewJob) -> int:
         "created_at": _moment(session),
     }
     statement = insert(JOBS).values(values).on_conflict_do_nothing().returning(JOBS.c.id)
-    is_same = JOBS.c.tick == job.tick
-    if job.tick is None:
-        is_same = (JOBS.c.key == job.key) & _IS_WAITING & (JOBS.c.fence == 0)
-    same = select(JOBS.c.id).where(JOBS.c.name == job.name, is_same)
+    same = select(JOBS.c.id).where(JOBS.c.name == job.name, JOBS.c.key == job.key)
+    same = same.where(_IS_WAITING, JOBS.c.fence == 0)
     found: int | None = None
     with _explain_missing_table():
         while found is None:

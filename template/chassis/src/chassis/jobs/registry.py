@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 if TYPE_CHECKING:
     from .job import AnyJob
+    from .schedule import Scheduled
     from .worker import Worker
 
 # Where a session of an application has its registry.
@@ -33,6 +34,9 @@ class JobRegistry:
                     f"create_app(jobs=…): there are two jobs {each.name}: @job(name=…) of one"
                 )
             each.arguments_model  # noqa: B018  a wrong signature is an error at the start
+            if each.schedule is not None:
+                # Nobody passes any.
+                each.dump_arguments({})
             self._jobs[each.name] = each
 
     def __getitem__(self, name: str) -> "AnyJob":
@@ -50,6 +54,10 @@ class JobRegistry:
         for each in self:
             found.setdefault(each.queue, []).append(each.name)
         return found
+
+    def find_scheduled(self) -> list["Scheduled"]:
+        """Return the jobs that have schedules, with them."""
+        return [(each, each.schedule) for each in self if each.schedule is not None]
 
     def check(self, name: str) -> None:
         """Raise LookupError for a job that nobody would run."""
