@@ -9,6 +9,7 @@ filterwarnings = ["error", "ignore::UserWarning"]
 """
 SERVICE = """
 import logging
+from typing import Annotated
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import ForeignKey, select
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncAttrs
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from chassis import ChassisSettings, add_log_fields, create_app
+from chassis.auth import Caller, requires
 from chassis.db import Base, DbReadSession, DbSession
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,11 @@ async def titles(session: DbReadSession) -> list[str]:
 async def find(title: str) -> None:
     add_log_fields(title=title)
     logger.info("found")
+
+
+@router.put("/books/{title}")
+async def rename(title: str, caller: Annotated[Caller, requires("books:write")]) -> str:
+    return f"{caller.subject} of {caller.tenant} with {sorted(caller.roles)}"
 
 
 def create_service(settings: ChassisSettings | None = None) -> FastAPI:

@@ -222,6 +222,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
         app.state.shutdown = server_shutdown.get() or Shutdown()
         if app.authentication is not None:
             app.authentication.plan_routes(app, app.own_routes)
+            await stack.enter_async_context(app.authentication.open())
         for part in (app.metrics, app.tracing):
             if part is not None:
                 await stack.enter_async_context(part.instrument(sessions, settings))

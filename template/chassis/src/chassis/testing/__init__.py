@@ -8,7 +8,7 @@ A service names itself once, in its tests/conftest.py:
 
 and its tests ask for what they need; `async def` tests need no mark:
 
-    async def test_an_item_is_kept(client: AsyncClient) -> None: ...
+    async def test_an_item_is_kept(client: Client) -> None: ...
 
 A test's working directory is its `tmp_path`, where no `.env` is; `project_root` is the folder of
 the service's pyproject.toml.
@@ -25,7 +25,6 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 from fastapi import FastAPI
-from httpx2 import AsyncClient
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -34,6 +33,7 @@ from ..db.engines import create_database_engine, create_read_engine
 from ..db.errors import DatabaseSettingsError
 from ..db.migrations.authoring.scratch import check_choice
 from ..observe.logs import LogOptions
+from .callers import Client, caller_settings
 from .clients import start_application
 from .databases import NO_SECRETS_DIR, Databases, SQLiteFiles, postgres_databases
 from .embedded_server import WORKER_INPUT, find_embedded_server
@@ -51,6 +51,7 @@ from .warning_filters import BUGS
 SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 __all__ = [
+    "Client",
     "LiveServer",
     "ReceivedRequest",
     "Receiver",
@@ -153,14 +154,14 @@ def app(service: Service[Any], settings: Any) -> FastAPI:
 @pytest.fixture
 async def make_client(
     app: FastAPI, _sessions: list[AsyncSession]
-) -> AsyncIterator[Callable[..., AsyncClient]]:
+) -> AsyncIterator[Callable[..., Client]]:
     """Yield a function that makes clients of the started application: `headers=`, `cookies=` …"""
     async with start_application(app, _sessions) as make_client:
         yield make_client
 
 
 @pytest.fixture
-def client(make_client: Callable[..., AsyncClient]) -> AsyncClient:
+def client(make_client: Callable[..., Client]) -> Client:
     """Return a client of the started application; what a handler raises reaches the test."""
     return make_client()
 
@@ -168,7 +169,7 @@ def client(make_client: Callable[..., AsyncClient]) -> AsyncClient:
 @pytest.fixture
 async def replica(
     service: Service[Any], settings: Any, _sessions: list[AsyncSession]
-) -> AsyncIterator[AsyncClient]:
+) -> AsyncIterator[Client]:
     """Yield a client of a second application, started on the same database."""
     async with start_application(service.create(settings), _sessions) as make_client:
         yield make_client()
@@ -268,7 +269,7 @@ def _migrated_databases(service: Service[Any], _databases: Databases) -> Iterato
 
 def _make_settings(service: Service[SettingsT], url: str) -> SettingsT:
     try:
-        return service.settings(database_url=url, secrets_dir=NO_SECRETS_DIR)
+        return service.settings(database_url=url, secrets_dir=NO_SECRETS_DIR, **caller_settings())
     except ValidationError as error:
         missing = [str(one["loc"][0]) for one in error.errors() if one["type"] == "missing"]
         if not missing:

@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from httpx2 import ASGITransport, AsyncClient, Request
+from httpx2 import ASGITransport, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..db.session_guards import has_uncommitted_changes
+from .callers import Client
 
 
 @asynccontextmanager
 async def start_application(
     app: FastAPI, sessions: Sequence[AsyncSession]
-) -> AsyncIterator[Callable[..., AsyncClient]]:
+) -> AsyncIterator[Callable[..., Client]]:
     """Start an application; yield what makes clients of it, which are closed with it.
 
     A request fails the test if one of the test's own sessions has something to commit.
@@ -32,9 +33,9 @@ async def start_application(
     async with app.router.lifespan_context(app) as state, AsyncExitStack() as stack:
         transport = ASGITransport(_with_state(app, dict(state or {})))
 
-        def make_client(**options: Any) -> AsyncClient:
+        def make_client(**options: Any) -> Client:
             options.setdefault("base_url", "http://testserver")
-            client = AsyncClient(transport=transport, **options)
+            client = Client(app.state.settings, transport=transport, **options)
             client.event_hooks["request"].append(check_sessions)
             stack.push_async_callback(client.aclose)
             return client
