@@ -33,7 +33,7 @@ class Room:
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
 ROOMS = (
-    Room("src/chassis", 833),
+    Room("src/chassis", 834),
     Room("src/chassis/http", 1855),
     Room("src/chassis/observe", 770),
     Room("src/chassis/db", 2520),
@@ -45,7 +45,7 @@ ROOMS = (
     Room("src/chassis/db/migrations", 1530, in_core=False),
     Room("src/chassis/db/copying", 1850, in_core=False),
     # Parts, which only who uses them imports.
-    Room("src/chassis/auth", 848, in_core=False),
+    Room("src/chassis/auth", 918, in_core=False),
     Room("src/chassis/db/models.py", 190, in_core=False),
     Room("src/chassis/db/tenants", 345, in_core=False),
     Room("src/chassis/resources.py", 120, in_core=False),
@@ -57,7 +57,7 @@ ROOMS = (
     # And these on a developer's machine or in CI.
     Room("src/chassis/db/migrations/authoring", 2390, in_core=False),
     Room("src/chassis/db/migrations/linting", 535, in_core=False),
-    Room("src/chassis/testing", 1342, in_core=False),
+    Room("src/chassis/testing", 1445, in_core=False),
     Room("tools", 650, in_core=False),
     Room("docker", 30, in_core=False),
 )
