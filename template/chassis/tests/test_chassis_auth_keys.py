@@ -4,8 +4,10 @@ import asyncio
 import gc
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
 from time import perf_counter, thread_time
@@ -17,6 +19,12 @@ from chassis import ChassisSettings
 from chassis.testing import TokenIssuer, eventually
 
 pytest.importorskip("jwt", reason="needs the extra `auth`")
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from chassis.auth import documents, keys
 from chassis.auth.tokens import (
@@ -84,7 +92,7 @@ async def test_a_thousand_unknown_keys_cause_one_fetch_and_block_nothing(
         clock.move(keys.COOLDOWN_SECONDS)
         token_issuer.requests.clear()
         tokens = [with_unknown_key(token_issuer) for _ in range(1000)]
-        token_issuer.delay_seconds = 0.5
+        token_issuer.delay_seconds = 1.0
 
         async def send_requests(first: int) -> None:
             for token in tokens[first::50]:
@@ -96,8 +104,8 @@ async def test_a_thousand_unknown_keys_cause_one_fetch_and_block_nothing(
             await asyncio.gather(*map(send_requests, range(50)))
         assert token_issuer.requests == [KEYS_PATH]
     assert max(computed for computed, _ in lags) < 0.02
-    # Beside the load of others on the machine; a fetch that blocks would be half a second.
-    assert max(late for _, late in lags) < 0.25
+    # Beside the load of others on the machine; a fetch that blocks would be a second.
+    assert max(late for _, late in lags) < 0.5
 
 
 @pytest.mark.parametrize("document", [{"keys": []}, {"keys": None}, {}, [], None, 0])
@@ -316,6 +324,61 @@ async def test_an_answer_that_is_no_key_set_is_a_line_in_the_log(
     line = next(line for line in caplog.messages if "can't be fetched" in line)
     assert reason in line
     assert len(line) < 300
+
+
+@contextmanager
+def tls_server(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Serve a set of keys over TLS; yield its URL and the file of its certificate."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    file, key_file = folder / "certificate.pem", folder / "key.pem"
+    file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file, key_file)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    plain, _ = listening.accept()
+                    with suppress(OSError), context.wrap_socket(plain, server_side=True) as secure:
+                        secure.recv(65536)
+                        secure.sendall(http(f"200 OK\r\nContent-Length: {len(GOOD)}", GOOD))
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"https://localhost:{listening.getsockname()[1]}/keys", file
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+async def test_keys_over_tls_come_from_who_has_a_certificate_that_is_trusted(
+    token_issuer: TokenIssuer,
+    open_verifier: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    token = token_issuer.token("alice")
+    with tls_server(tmp_path) as (url, file):
+        async with open_verifier(auth_jwks_url=url) as verifier:
+            with pytest.raises(KeysUnavailableError):
+                await verifier.verify(token)
+        assert "certificate verify failed" in caplog.messages[0]
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        async with open_verifier(auth_jwks_url=url) as verifier:
+            # They were fetched, and the token's is not among them.
+            with pytest.raises(InvalidTokenError):
+                await verifier.verify(token)
 
 
 async def test_keys_that_cant_be_used_are_left_out(
