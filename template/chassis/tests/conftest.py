@@ -8,6 +8,17 @@ from chassis.db import DatabaseSettings
 from chassis.settings import ChassisSettings
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Add a mark of the tests that run on the chosen database: `-m database`."""
+    config.addinivalue_line("markers", "database: runs on the database of `--database`")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by the fixtures it takes."""
+    if "_databases" in getattr(item, "fixturenames", ()):
+        item.add_marker("database")
+
+
 @pytest.fixture
 def settings(empty_database_settings: DatabaseSettings) -> ChassisSettings:
     """Give settings on an empty database of the test's own; no service means no migrations."""
