@@ -1,0 +1,276 @@
+"""Jobs while their workers die: none is lost, none runs twice at a moment, and none of a rollback.
+
+`pytest -s` shows the figures.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chassis.db import DatabaseSettings, open_sessions, session_scope
+from chassis.db.migrations.connect import open_connection
+from chassis.jobs import JobRecord
+from pydantic import SecretStr
+from sqlalchemy import Engine, NullPool, create_engine, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tests.scale import FULL
+
+from .errands import Run, Wish, fulfil, linger
+from .servers import Cluster, Pooler
+from .service import wait_until
+
+SECONDS = 60 if FULL else 4
+WORKERS, PRODUCERS = 4, 2
+POOLED_WORKERS = 3
+LEASE_SECONDS = 2
+# Of a claim, until the job's first line has run.
+START_SECONDS = 1
+LONG_JOBS = 8
+GRACE_SECONDS = 4
+ENDS_WITHIN_SECONDS = 120
+
+
+@dataclass
+class Errands:
+    """A database with the tables, and the processes that were started on it."""
+
+    url: str
+    engine: Engine
+    folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+    # When each process was killed.
+    killed: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> DatabaseSettings:
+        """The settings of the database."""
+        return DatabaseSettings(database_url=SecretStr(self.url), secrets_dir=self.folder / "none")
+
+    def start(self, command: str, **variables: str) -> subprocess.Popen[bytes]:
+        """Start a worker or a producer; it is ready some time later."""
+        given = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parent),
+            "APP_DATABASE_URL": self.url,
+            "APP_JOBS_LEASE_SECONDS": str(LEASE_SECONDS),
+            "APP_JOBS_POLL_SECONDS": "0.2",
+            "APP_LOG_FORMAT": "json",
+            **self.variables,
+            **variables,
+        }
+        with (self.folder / f"{command}.log").open("ab") as log:
+            arguments = [sys.executable, "-c", "import errands; errands.run()", command]
+            return subprocess.Popen(arguments, env=given, cwd=self.folder, stdout=log, stderr=log)
+
+    @contextmanager
+    def started(self, number: int, command: str, **variables: str) -> Iterator[list[Any]]:
+        """Start several processes; what runs of them at the end is killed."""
+        processes = [self.start(command, **variables) for _ in range(number)]
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                self.kill(process)
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a process, and note when it was dead."""
+        process.kill()
+        process.wait()
+        self.killed[process.pid] = time.time()
+
+    def count(self, model: Any, *where: Any) -> int:
+        """Count rows."""
+        with self.engine.connect() as connection:
+            found = select(func.count()).select_from(model).where(*where)
+            return connection.scalar(found) or 0
+
+    def read_runs(self) -> dict[int, list[Any]]:
+        """Read the runs of each number, in their order."""
+        runs: dict[int, list[Any]] = {}
+        with self.engine.connect() as connection:
+            for run in connection.execute(select(Run.__table__).order_by(Run.began)):
+                runs.setdefault(run.number, []).append(run)
+        return runs
+
+    def read_wishes(self) -> set[int]:
+        """Read the numbers that were committed."""
+        with self.engine.connect() as connection:
+            return set(connection.scalars(select(Wish.number)))
+
+    def has_jobs(self) -> bool:
+        """Say whether there is a job that waits or runs."""
+        return self.count(JobRecord, JobRecord.state.in_(["waiting", "running"])) > 0
+
+    def read_log(self, command: str = "work") -> str:
+        """Read what all processes of a command have logged."""
+        return (self.folder / f"{command}.log").read_text()
+
+
+def make_errands(url: str, folder: Path) -> Errands:
+    """Make the tables in a database."""
+    driver = url.replace("postgres://", "postgresql+psycopg://")
+    engine = create_engine(driver, poolclass=NullPool)
+    errands = Errands(url, engine, folder)
+    with open_connection(errands.settings) as connection:
+        tables = [JobRecord.metadata.tables[name] for name in ("wish", "run", "jobs")]
+        JobRecord.metadata.create_all(connection, tables=tables)
+        connection.commit()
+    return errands
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def errands(request: pytest.FixtureRequest, tmp_path: Path) -> Errands:
+    """The service on a database of the test's own, on either backend."""
+    if request.param == "sqlite":
+        return make_errands(f"sqlite:///{tmp_path}/errands.db", tmp_path)
+    server: Cluster = request.getfixturevalue("embedded_server")
+    return make_errands(server.url(server.create_database()), tmp_path)
+
+
+def kill_at_random_moments(errands: Errands, workers: list[Any], producers: list[Any]) -> None:
+    """Kill each process at least once, and start another in its place."""
+    deadline = time.monotonic() + SECONDS
+    turn = 0
+    while turn < WORKERS + PRODUCERS or time.monotonic() < deadline:
+        time.sleep(random.uniform(0, 2 * SECONDS / (WORKERS + PRODUCERS) if not FULL else 2))
+        group, command = (producers, "produce") if turn % 3 == 2 else (workers, "work")
+        position = random.randrange(len(group)) if turn >= 6 else turn % len(group)
+        errands.kill(group[position])
+        group[position] = errands.start(command)
+        turn += 1
+
+
+def find_doubles(errands: Errands, runs: dict[int, list[Any]]) -> list[tuple[Any, Any]]:
+    """Find runs of one job that began before the run before them was over."""
+    pairs = [pair for each in runs.values() for pair in pairwise(each)]
+    return [
+        (first, second)
+        for first, second in pairs
+        if second.began < (first.ended or errands.killed[first.process])
+        or second.began < first.began + LEASE_SECONDS - START_SECONDS
+    ]
+
+
+def run_while_killing(errands: Errands, **of_producers: str) -> None:
+    """Produce and work while processes are killed, until all jobs are done."""
+    with errands.started(WORKERS, "work") as workers:
+        with errands.started(PRODUCERS, "produce", **of_producers) as producers:
+            wait_until(lambda: errands.count(Run) > 20, "runs", ENDS_WITHIN_SECONDS)
+            kill_at_random_moments(errands, workers, producers)
+        wait_until(lambda: not errands.has_jobs(), "the last job", ENDS_WITHIN_SECONDS)
+
+
+def test_no_job_is_lost_or_run_twice_at_a_moment_when_processes_are_killed(
+    errands: Errands,
+) -> None:
+    run_while_killing(errands)
+
+    runs, wishes = errands.read_runs(), errands.read_wishes()
+    again = sum(len(each) - 1 for each in runs.values())
+    print(f"{len(wishes)} jobs, {len(errands.killed)} kills, {again} runs again")
+    assert {number for number, each in runs.items() if any(run.ended for run in each)} == wishes
+    assert find_doubles(errands, runs) == []
+    assert errands.count(JobRecord, JobRecord.state != "done") == 0
+
+
+def test_jobs_that_are_enqueued_after_the_commit_are_lost(errands: Errands) -> None:
+    run_while_killing(errands, APP_ENQUEUE_AFTER_COMMIT="true")
+
+    lost = errands.read_wishes() - errands.read_runs().keys()
+    print(f"{len(lost)} jobs lost")
+    assert lost
+
+
+def test_behind_pgbouncer_several_workers_have_no_error(
+    plain_server: Cluster, transaction_pooler: Pooler, tmp_path: Path
+) -> None:
+    database = plain_server.create_database()
+    errands = make_errands(plain_server.url(database), tmp_path)
+    pooled = replace(
+        errands,
+        url=transaction_pooler.url(database),
+        variables={"APP_DATABASE_PGBOUNCER": "true"},
+    )
+
+    with pooled.started(POOLED_WORKERS, "work") as workers:
+        with pooled.started(PRODUCERS, "produce") as producers:
+            wait_until(lambda: errands.count(Run) > 20, "runs", ENDS_WITHIN_SECONDS)
+            time.sleep(SECONDS)
+            assert [process.poll() for process in producers] == [None] * PRODUCERS
+        wait_until(lambda: not errands.has_jobs(), "the last job", ENDS_WITHIN_SECONDS)
+        codes = [stop(worker) for worker in workers]
+
+    runs, wishes = errands.read_runs(), errands.read_wishes()
+    print(f"{len(wishes)} jobs behind PgBouncer")
+    assert codes == [0] * POOLED_WORKERS
+    assert {number: len(each) for number, each in runs.items()} == dict.fromkeys(wishes, 1)
+    assert {run.process for each in runs.values() for run in each} == {
+        worker.pid for worker in workers
+    }
+    for line in pooled.read_log().splitlines():
+        assert json.loads(line)["level"] == "INFO", line
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """Send SIGTERM and return the exit code."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(ENDS_WITHIN_SECONDS)
+
+
+def test_what_runs_at_a_stop_runs_elsewhere_at_once(errands: Errands) -> None:
+    variables = {
+        "APP_JOBS_CONCURRENCY": str(LONG_JOBS),
+        # Far longer than the test: nobody waits for it.
+        "APP_JOBS_LEASE_SECONDS": "600",
+        "APP_SERVER_GRACEFUL_TIMEOUT_SECONDS": str(GRACE_SECONDS),
+    }
+    enqueue(errands, *(partial(linger.enqueue, number=number) for number in range(LONG_JOBS)))
+    with errands.started(1, "work", **variables) as [first]:
+        wait_until(lambda: errands.count(Run) == LONG_JOBS, "the runs", ENDS_WITHIN_SECONDS)
+        with errands.started(1, "work", **variables) as [second]:
+            # The first has no place for it.
+            enqueue(errands, partial(fulfil.enqueue, number=-1, seconds=0))
+            is_ready = Run.ended.is_not(None)
+            wait_until(lambda: errands.count(Run, is_ready) == 1, "a worker", ENDS_WITHIN_SECONDS)
+            began = time.time()
+            assert stop(first) == 0
+            ended = time.time()
+            everywhere = 2 * LONG_JOBS + 1
+            wait_until(lambda: errands.count(Run) == everywhere, "the runs elsewhere")
+            runs = errands.read_runs()
+
+    del runs[-1]
+    starts = [each[1].began - ended for each in runs.values()]
+    print(f"stopped in {ended - began:.1f} s, running elsewhere {max(starts):.2f} s later")
+    assert {each[1].process for each in runs.values()} == {second.pid}
+    assert ended - began < GRACE_SECONDS + 1
+    assert max(starts) < 1
+
+
+def enqueue(errands: Errands, *calls: Callable[[AsyncSession], Awaitable[int]]) -> None:
+    """Enqueue jobs in one transaction."""
+
+    async def enqueue_all() -> None:
+        async with (
+            open_sessions(errands.settings) as sessions,
+            session_scope(sessions.write) as session,
+        ):
+            for call in calls:
+                await call(session)
+            await session.commit()
+
+    asyncio.run(enqueue_all())
