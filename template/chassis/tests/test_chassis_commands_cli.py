@@ -121,7 +121,7 @@ def test_migrate_says_what_it_works_on(caplog: pytest.LogCaptureFixture) -> None
     caplog.set_level("INFO")
     invoke("migrate")
     assert "sqlite:///data/app.db" in caplog.text
-    assert "APP_DATABASE_SQLITE_PATH" in caplog.text
+    assert "(sqlite, by default)" in caplog.text
 
 
 def test_a_database_that_is_away_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,7 @@ def test_a_service_where_no_route_asks_who_sends_a_request(
         ("postgresql://me@127.0.0.1,db/shop", True),
         ("postgresql://me@db/shop?sslmode=require", False),
         ("postgresql://me@db/shop?sslmode=verify-full&sslrootcert=system", False),
+        ("postgresql://me@db/shop?sslrootcert=system", False),
         ("postgresql://me@localhost/shop", False),
         ("postgresql:///shop?host=/run/postgresql", False),
     ],
@@ -120,6 +121,10 @@ def test_a_database_elsewhere_without_tls(url: str, is_open: bool, field: str) -
     first = {"database_url": SecretStr("postgresql://me@localhost/shop")}
     settings, app = build(with_callers, **ISSUER | first | {field: SecretStr(url)})
     assert subjects(settings, app) == (["database"] if is_open else [])
+
+
+def test_metrics_on_a_port_of_their_own_are_not_on_the_public_one() -> None:
+    assert subjects(*build(with_callers, **ISSUER, metrics_enabled=True, metrics_port=9100)) == []
 
 
 def test_a_service_whose_own_options_switch_the_document_off() -> None:
