@@ -29,9 +29,9 @@ def write_files(page: Path, service: Path) -> list[Path]:
 
 def _put_beside(there: str, code: str) -> str:
     """Put the code's imports before those that are there, and the rest of it at the end."""
-    docstring, _, there = there.partition("\n\n")
+    docstring, end, there = there.partition('"""\n\n')
     imports, _, rest = code.partition("\n\n\n")
-    return f"{docstring}\n\n{imports}\n{there}\n\n{rest}"
+    return f"{docstring}{end}{imports}\n{there}\n\n{rest}"
 
 
 def _register(router: Path) -> None:

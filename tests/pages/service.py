@@ -41,3 +41,12 @@ def run(service: Path, tool: str, *arguments: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def add_tables(service: Path, revision: str) -> None:
+    """Put what is beside something in order, and write the revision of a page's tables."""
+    # What is put beside something has its imports in no order.
+    run(service, "ruff", "check", "--quiet", "--fix", "--select=I")
+    run(service, "ruff", "format", "--quiet", "src/my_service/models/__init__.py")
+    run(service, "alembic", "upgrade", "head")
+    run(service, "alembic", "revision", "--autogenerate", "-m", "add", "--rev-id", revision)
