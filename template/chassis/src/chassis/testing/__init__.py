@@ -39,6 +39,7 @@ from .databases import NO_SECRETS_DIR, Databases, SQLiteFiles, postgres_database
 from .embedded_server import WORKER_INPUT, find_embedded_server
 from .environment import isolated, write_variables
 from .issuer import TokenIssuer, token_issuer
+from .jobs import Jobs, jobs
 from .log_lines import LogLines, keep_log_lines
 from .migrations import check_migrations
 from .processes import LiveServer, ServiceProcess, live_server, start_command
@@ -52,6 +53,7 @@ SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 __all__ = [
     "Client",
+    "Jobs",
     "LiveServer",
     "ReceivedRequest",
     "Receiver",
@@ -65,6 +67,7 @@ __all__ = [
     "engine",
     "environ",
     "eventually",
+    "jobs",
     "live_server",
     "log_lines",
     "make_client",
@@ -109,7 +112,8 @@ def project_root(pytestconfig: pytest.Config) -> Path:
 def settings(service: Service[Any], _migrated_databases: Databases) -> Iterator[Any]:
     """Yield the service's settings, on a migrated database of the test's own."""
     with _migrated_databases.migrated() as url:
-        yield _make_settings(service, url)
+        # Jobs run when a test says so.
+        yield _make_settings(service, url).model_copy(update={"jobs_in_server": False})
 
 
 @pytest.fixture

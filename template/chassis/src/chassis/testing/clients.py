@@ -24,11 +24,7 @@ async def start_application(
     """
 
     async def check_sessions(request: Request) -> None:
-        if any(map(has_uncommitted_changes, sessions)):
-            pytest.fail(
-                "the fixture `session` has written, and the service can't see it, or waits for it: "
-                "commit before the request"
-            )
+        require_commits(sessions, "the request")
 
     async with app.router.lifespan_context(app) as state, AsyncExitStack() as stack:
         transport = ASGITransport(_with_state(app, dict(state or {})))
@@ -41,6 +37,15 @@ async def start_application(
             return client
 
         yield make_client
+
+
+def require_commits(sessions: Sequence[AsyncSession], moment: str) -> None:
+    """Fail the test if one of its sessions has something to commit before a moment."""
+    if any(map(has_uncommitted_changes, sessions)):
+        pytest.fail(
+            "the fixture `session` has written, and the service can't see it, or waits for it: "
+            f"commit before {moment}"
+        )
 
 
 def _with_state(app: ASGIApp, state: dict[str, Any]) -> ASGIApp:

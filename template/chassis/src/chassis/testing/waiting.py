@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 import pytest
 
@@ -13,15 +13,20 @@ T = TypeVar("T")
 PAUSE_SECONDS = 0.02
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], *, seconds: float = 10) -> T:
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], *, seconds: float = ...) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], *, seconds: float = ...) -> T: ...
+async def eventually(condition: Callable[[], Any], *, seconds: float = 10) -> Any:
     """Return what a condition, `async` or not, returns as soon as that is true.
 
     Fail the test if it is not within so many seconds.
     """
     deadline = monotonic() + seconds
     while True:
-        answer = condition()
-        value = await answer if isawaitable(answer) else answer
+        value = condition()
+        if isawaitable(value):
+            value = await value
         if value:
             return value
         if monotonic() > deadline:

