@@ -61,9 +61,8 @@ async def ask(app: FastAPI, method: str, headers: dict[str, str]) -> int:
 
 
 @pytest.mark.anyio
-async def test_an_authenticator_of_the_page_says_who_is_asking(
-    service: Path, databases: Databases
-) -> None:
+@pytest.mark.usefixtures("service")
+async def test_an_authenticator_of_the_page_says_who_is_asking(databases: Databases) -> None:
     ask_the_mesh = importlib.import_module("my_service.authenticators").ask_the_mesh
 
     def mesh() -> FastAPI:
@@ -75,8 +74,7 @@ async def test_an_authenticator_of_the_page_says_who_is_asking(
 
 
 @pytest.mark.anyio
-async def test_the_page_does_not_start_without_an_issuer(
-    service: Path, databases: Databases
-) -> None:
+@pytest.mark.usefixtures("service")
+async def test_the_page_does_not_start_without_an_issuer(databases: Databases) -> None:
     with pytest.raises(CallerError, match="APP_AUTH_ISSUER"):
         await ask(create(databases), "POST", {})
