@@ -32,7 +32,7 @@ from sqlalchemy.schema import DropTable
 
 from chassis import ChassisSettings, create_app, request_id
 from chassis.db import DbSession, DbSessions, Sessions, open_sessions, session_scope
-from chassis.jobs import Job, JobRecord, JobState, job
+from chassis.jobs import Job, JobRecord, JobRun, JobState, job
 from chassis.jobs.queue import QueueError
 from chassis.testing.environment import write_variables
 
@@ -57,8 +57,10 @@ CurrentCourier = Annotated[Courier, Depends(get_courier)]
 
 
 @job
-async def send(item_id: int, courier: CurrentCourier, on: date = date(2026, 1, 1)) -> None:
-    courier.sent.append((item_id, on, request_id()))
+async def send(
+    item_id: int, run: JobRun, courier: CurrentCourier, on: date = date(2026, 1, 1)
+) -> None:
+    courier.sent.append((item_id, run, on, request_id()))
 
 
 @job(queue="slow", retries=1)
@@ -144,7 +146,7 @@ async def test_a_job_of_a_request_runs_after_its_commit_with_its_id_and_what_the
         await client.post("/items", params={"commit": False})
         item = (await client.post("/items", headers={"X-Request-ID": "abc"})).json()
         (row,) = await until_state(app.state.sessions, JobState.DONE)
-    assert courier.sent == [(item, date(2026, 1, 1), "abc")]
+    assert courier.sent == [(item, JobRun(row.id, 1), date(2026, 1, 1), "abc")]
     assert (row.name, row.queue, row.attempts, row.error) == ("send", "default", 1, None)
     assert row.created_at <= (row.started_at or row.created_at) <= datetime.now(UTC)
     assert row.finished_at is not None
@@ -411,8 +413,8 @@ async def test_jobs_that_could_not_run_stop_the_start(settings: ChassisSettings)
 
 async def test_a_job_is_a_function_as_well(settings: ChassisSettings) -> None:
     courier = Courier()
-    await send(7, courier)
-    assert courier.sent == [(7, date(2026, 1, 1), None)]
+    await send(7, run := JobRun(1, 2), courier)
+    assert courier.sent == [(7, run, date(2026, 1, 1), None)]
 
 
 @contextmanager

@@ -1,7 +1,16 @@
 """Jobs: work that is written down in a transaction, and done after it, in any process."""
 
-from .job import Job, JobId, job
+from .job import Job, JobId, JobRun, job
 from .model import JobRecord, JobState
 from .schedule import JobSchedule, every
 
-__all__ = ["Job", "JobId", "JobRecord", "JobSchedule", "JobState", "every", "job"]
+__all__ = [
+    "Job",
+    "JobId",
+    "JobRecord",
+    "JobRun",
+    "JobSchedule",
+    "JobState",
+    "every",
+    "job",
+]

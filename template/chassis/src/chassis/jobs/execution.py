@@ -23,7 +23,7 @@ from ..db.session_guards import WriteSession
 from ..db.sessions import SessionFactory, Sessions, session_scope
 from ..http.request import add_log_fields, request_context
 from ..settings import ChassisSettings
-from .job import AnyJob
+from .job import AnyJob, JobRun
 from .model import JobState
 from .queue import Claim, LeaseLostError, Outcome, finish_in_transaction, lock_claim
 
@@ -48,7 +48,7 @@ class Provider:
     def check(self, job: AnyJob) -> None:
         """Raise TypeError for a parameter that has no value here, or two."""
         for name, kind in job.provided.items():
-            if kind in (Sessions, AsyncSession):
+            if kind in (Sessions, AsyncSession, JobRun):
                 continue
             found = sum(isinstance(value, kind) for value in self._values)
             if found != 1:
@@ -63,6 +63,8 @@ class Provider:
         for name, kind in job.provided.items():
             if kind is Sessions:
                 values[name] = self._guard_sessions(claim)
+            elif kind is JobRun:
+                values[name] = JobRun(claim.id, claim.attempts)
             elif kind is AsyncSession:
                 write = self._guard_sessions(claim).write
                 values[name] = await stack.enter_async_context(session_scope(write))

@@ -1,6 +1,7 @@
 """A function that becomes a job: what it is called with, and how it is enqueued."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from inspect import Parameter, iscoroutinefunction, signature
@@ -24,7 +25,17 @@ JobId = int
 
 # What `enqueue` takes for itself.
 _RESERVED = {"delay", "key"}
-_PROVIDED = (Sessions, AsyncSession, ChassisSettings)
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """A run of a job, for a job that takes one: what it is known by, the first run or a later."""
+
+    id: JobId
+    attempt: int
+
+
+_PROVIDED = (Sessions, AsyncSession, ChassisSettings, JobRun)
 _STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 

@@ -3,9 +3,10 @@
 Moments are those of PostgreSQL's clock, and on SQLite of the machine that has the file.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -34,6 +35,7 @@ _INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.ins
 _IS_WAITING, _IS_RUNNING = text("state = 'waiting'"), text("state = 'running'")
 _LOCK_QUEUE = text("SELECT pg_advisory_xact_lock(hashtextextended('chassis jobs ' || :queue, 0))")
 REAPED_AT_ONCE = 100
+INSERT_TRIES = 20
 
 
 class QueueError(Exception):
@@ -100,19 +102,21 @@ async def insert_job(session: AsyncSession, job: NewJob) -> int:
     statement = insert(JOBS).values(values).on_conflict_do_nothing().returning(JOBS.c.id)
     same = select(JOBS.c.id).where(JOBS.c.name == job.name, JOBS.c.key == job.key)
     same = same.where(_IS_WAITING, JOBS.c.fence == 0)
-    found: int | None = None
     with _explain_missing_table():
-        while found is None:
+        for _ in range(INSERT_TRIES):
             found = await session.scalar(statement)
             # The one that is in its way may begin between the two.
             found = found or await session.scalar(same)
-    return found
+            if found is not None:
+                return int(found)
+    raise QueueError(f"{job.name} was not enqueued: no other job has its key, yet it is in its way")
 
 
-async def has_work(session: AsyncSession, queues: Sequence[str]) -> bool:
+async def has_work(session: AsyncSession, queues: Mapping[str, Sequence[str]]) -> bool:
     """Return whether something can be claimed, or was left by a worker that died; write nothing."""
     now = _moment(session)
     due = select(JOBS.c.id).where(_IS_WAITING, JOBS.c.queue.in_(queues), JOBS.c.run_at <= now)
+    due = due.where(JOBS.c.name.in_(chain.from_iterable(queues.values())))
     left = select(JOBS.c.id).where(_IS_RUNNING, JOBS.c.lease_until < now)
     return bool(await session.scalar(select(or_(due.exists(), left.exists()))))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from random import randrange, uniform
+from random import shuffle, uniform
 from time import perf_counter
 from typing import Any
 
@@ -147,14 +147,18 @@ class Worker:
         if self._sessions.write.kw["bind"].dialect.name != "sqlite":
             return True
         async with session_scope(self._sessions.read) as session:
-            return await has_work(session, list(self._queues))
+            return await has_work(session, self._queues)
 
     async def _claim(self, session: AsyncSession, free: int) -> list[Claim]:
-        """Claim jobs of each queue, beginning with another one each time."""
-        queues = list(self._queues)
-        first = randrange(len(queues))
+        """Claim jobs of each queue, in another order each time, so that none has to wait for ever.
+
+        Those of a limit come first, sorted: they are locked until the commit.
+        """
+        limited = sorted(self._queues.keys() & self._limits.keys())
+        others = [queue for queue in self._queues if queue not in limited]
+        shuffle(others)
         claims: list[Claim] = []
-        for queue in queues[first:] + queues[:first] if free else ():
+        for queue in limited + others if free else ():
             names, limit = self._queues[queue], self._limits.get(queue)
             left = free - len(claims)
             claims += await claim_jobs(session, queue, names, left, lease=self._lease, limit=limit)

@@ -1,0 +1,67 @@
+"""The command `work`: an application's jobs without its requests."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import Popen
+
+import chassis_postbox
+import pytest
+from chassis_processes import PATIENCE_SECONDS, environment_of_sample, until
+from chassis_stock import Item, create_tables, executing
+from click.testing import CliRunner
+from sqlalchemy import select
+
+from chassis import ChassisSettings
+from chassis.db import open_sessions, session_scope
+from chassis.jobs import JobRecord
+from chassis.testing.environment import write_variables
+
+WORK = [sys.executable, "-m", "chassis_postbox", "work"]
+
+
+async def enqueue(settings: ChassisSettings, name: str, seconds: float) -> None:
+    async with open_sessions(settings) as sessions, session_scope(sessions.write) as session:
+        await chassis_postbox.deliver.enqueue(session, name=name, seconds=seconds)
+        await session.commit()
+
+
+def test_it_says_what_it_can_not_run() -> None:
+    wrong = CliRunner().invoke(chassis_postbox.run, ["work", "--queue", "mial"])
+    assert wrong.exit_code == 2
+    assert "--queue: no job has the queue mial; there are default" in wrong.output
+    finished = subprocess.run(
+        [sys.executable, "-m", "chassis_sample", "work"],
+        env=environment_of_sample({}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert finished.returncode == 1
+    assert "the application has no jobs: name them in main.py" in finished.stderr
+
+
+@pytest.mark.anyio
+async def test_it_runs_jobs_that_servers_leave_to_it_and_ends_what_it_is_at(
+    settings: ChassisSettings, tmp_path: Path
+) -> None:
+    create_tables(settings)
+    await enqueue(settings, "short", 0)
+    await enqueue(settings, "long", 1)
+    log = tmp_path / "work.log"
+    variables = write_variables(settings) | {"APP_JOBS_IN_SERVER": "false"}
+    with (
+        log.open("wb") as output,
+        Popen(WORK, env=environment_of_sample(variables), stderr=output) as process,  # noqa: ASYNC220
+    ):
+        try:
+            until(lambda: log.read_text().count("begun: ") == 2)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_SECONDS) == 0, log.read_text()
+        finally:
+            process.kill()
+    with executing(settings) as connection:
+        assert set(connection.scalars(select(JobRecord.state))) == {"done"}
+        assert set(connection.scalars(select(Item.name))) == {"short", "long"}
