@@ -149,7 +149,7 @@ def test_a_service_that_others_reach_says_what_is_open_in_one_line(host: str) ->
     line = describe_exposure(*build(without, server_host=host, http_allowed_hosts=("*",)))
     assert line == (
         f"open to all who reach {host}: hosts (any Host header is served), "
-        "authentication (no route asks who sends a request); see doctor"
+        "authentication (no route asks who sends a request); doctor says what closes it"
     )
     assert describe_exposure(*build(with_callers, server_host=host, **ISSUER)) is None
 

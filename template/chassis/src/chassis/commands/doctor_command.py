@@ -18,7 +18,7 @@ SUBJECTS = ("docs", "hosts", "cors", "database", "authentication", "metrics", "p
 @click.command(short_help="Examine settings, database and schema.")
 @click.option("--json", "as_json", is_flag=True, help="Write it for programs.")
 @click.option(
-    "--production", is_flag=True, help="What is open to everybody is a problem on this host too."
+    "--production", is_flag=True, help="Count what is open to everybody as a problem, anywhere."
 )
 @click.option(
     "--accept",

@@ -36,7 +36,8 @@ def describe_exposure(settings: ChassisSettings, app: object) -> str | None:
     found = [f"{one.subject} ({one.message})" for one in find_exposures(settings, app)]
     if not found:
         return None
-    return f"open to all who reach {settings.server_host}: {', '.join(found)}; see doctor"
+    listed = ", ".join(found)
+    return f"open to all who reach {settings.server_host}: {listed}; doctor says what closes it"
 
 
 def find_exposures(settings: ChassisSettings, app: object) -> Iterator[Exposure]:
