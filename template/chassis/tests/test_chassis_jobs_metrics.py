@@ -1,14 +1,16 @@
 """The metrics of jobs: what runs in this process, and what stands in the table."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from chassis_job_records import make_job, store
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from chassis import ChassisSettings
-from chassis.db import open_sessions
-from chassis.jobs import JobState
+from chassis import ChassisSettings, create_app
+from chassis.db import open_sessions, session_scope
+from chassis.jobs import JobRecord, JobState, job
 
 pytest.importorskip("prometheus_client")
 
@@ -27,6 +29,39 @@ def test_a_run_is_counted_by_its_outcome() -> None:
     assert sample("job_runs_total", name="send", outcome="done") == 1
     assert sample("job_runs_total", name="send", outcome="dead") == 1
     assert sample("job_duration_seconds_count", name="send") == 2
+
+
+@job(retries=1)
+async def print_page(page: int) -> None:
+    if page > 1:
+        raise ValueError(page)
+
+
+@pytest.mark.usefixtures("jobs_table")
+async def test_an_application_counts_the_runs_of_its_worker(settings: ChassisSettings) -> None:
+    measured = settings.model_copy(update={"metrics_enabled": True, "jobs_in_server": False})
+    app = create_app(measured, package="sample", jobs=[print_page])
+    async with app.router.lifespan_context(app), open_sessions(settings) as sessions:
+        async with session_scope(sessions.write) as session:
+            for page in (1, 2):
+                await print_page.enqueue(session, page=page)
+            await session.commit()
+        await app.jobs.worker.run_due()  # type: ignore[attr-defined]
+    assert sample("job_runs_total", name="print_page", outcome="done") == 1
+    assert sample("job_runs_total", name="print_page", outcome="retried") == 1
+
+
+@pytest.mark.usefixtures("jobs_table")
+async def test_a_server_deletes_old_jobs_and_is_ready(
+    settings: ChassisSettings, session: AsyncSession
+) -> None:
+    await store(session, make_job(JobState.DONE), make_job(JobState.DEAD))
+    app = create_app(settings, package="sample", jobs=[print_page])
+    async with app.router.lifespan_context(app), asyncio.timeout(20):
+        while await session.scalar(select(func.count(JobRecord.id))):
+            await session.rollback()
+            await asyncio.sleep(0.02)
+        assert {"jobs", "clean-up of jobs"} <= app.state.readiness_checks.keys()
 
 
 @pytest.mark.usefixtures("jobs_table")
