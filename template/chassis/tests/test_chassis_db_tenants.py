@@ -1,12 +1,15 @@
 """Rows of tenants: one tenant's alone, whichever way a session asks for them or changes them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import pytest
 from chassis_logins import administered
-from chassis_stock import create_tables, only_on
+from chassis_stock import create_stock, create_tables, only_on, started
+from fastapi import APIRouter, BackgroundTasks, Depends, Header
+from fastapi.responses import StreamingResponse
 from pydantic import SecretStr
 from sqlalchemy import (
     ForeignKey,
@@ -40,7 +43,14 @@ from sqlalchemy.orm import (
 )
 
 from chassis import ChassisSettings
-from chassis.db import NAMING_CONVENTION, Base, Sessions, open_sessions, run_transaction
+from chassis.db import (
+    NAMING_CONVENTION,
+    Base,
+    DbSessions,
+    Sessions,
+    open_sessions,
+    run_transaction,
+)
 from chassis.db import session_scope as open_session
 from chassis.db.tenants import (
     RowSecured,
@@ -404,6 +414,58 @@ async def test_all_tenants_are_read_and_written_by_who_says_so(sessions: Session
             session.add(Bill(client_id=1))
             with pytest.raises(TenantError, match="names its tenant"):
                 await session.flush()
+
+
+router = APIRouter()
+
+
+async def count_bills(sessions: Sessions) -> int | None:
+    async with open_session(sessions.read) as session:
+        return await session.scalar(select(func.count(Bill.id)))
+
+
+@router.get("/task")
+async def count_in_a_task(sessions: DbSessions) -> int | None:
+    return await asyncio.create_task(count_bills(sessions))
+
+
+@router.get("/stream")
+async def count_in_a_stream(sessions: DbSessions) -> StreamingResponse:
+    async def stream() -> AsyncIterator[str]:
+        yield str(await count_bills(sessions))
+
+    return StreamingResponse(stream())
+
+
+@router.get("/later")
+async def count_in_the_background(sessions: DbSessions, tasks: BackgroundTasks) -> None:
+    async def count() -> None:
+        COUNTED.append(await count_bills(sessions))
+
+    tasks.add_task(count)
+
+
+COUNTED: list[int | None] = []
+
+
+async def enter_tenant(x_tenant: Annotated[str, Header()]) -> AsyncIterator[None]:
+    with tenant_scope(x_tenant):
+        yield
+
+
+async def test_a_scope_of_a_dependency_holds_until_the_request_has_ended(
+    sessions: Sessions, settings: ChassisSettings
+) -> None:
+    app = create_stock(settings, router, dependencies=[Depends(enter_tenant)])
+    async with started(app) as client:
+        for tenant, count in (("a", 3), ("b", 2)):
+            for path in ("/task", "/stream"):
+                response = await client.get(path, headers={"X-Tenant": tenant})
+                assert response.json() == count
+            await client.get("/later", headers={"X-Tenant": tenant})
+            assert COUNTED.pop() == count
+            with pytest.raises(TenantError):
+                current_tenant()
 
 
 @pytest.mark.parametrize("tenant", ["", "*"])
