@@ -8,6 +8,7 @@ import os
 import random
 import time
 from itertools import count
+from pathlib import Path
 
 from chassis import ChassisSettings, create_app, create_cli, pass_settings
 from chassis.db import Base, Sessions, open_sessions, session_scope
@@ -53,10 +54,19 @@ async def fulfil(number: int, seconds: float, sessions: Sessions) -> None:
     async with session_scope(sessions.write) as session:
         session.add(run)
         await session.commit()
-    await asyncio.sleep(seconds)
-    async with session_scope(sessions.write) as session:
-        await session.execute(update(Run).where(Run.id == run.id).values(ended=time.time()))
-        await session.commit()
+    try:
+        await asyncio.sleep(seconds)
+        async with session_scope(sessions.write) as session:
+            await session.execute(update(Run).where(Run.id == run.id).values(ended=time.time()))
+            await session.commit()
+    finally:
+        note_end(run.id)
+
+
+def note_end(run_id: int) -> None:
+    """Note that a run is over; one that was cancelled can't write to the database any more."""
+    with Path("ends").open("a") as file:
+        file.write(f"{run_id} {time.time()}\n")
 
 
 @job(retries=0)
