@@ -23,6 +23,7 @@ from sqlalchemy import text
 
 from chassis import ChassisSettings
 from chassis.db import DatabaseSettings, DatabaseUnavailableError
+from chassis.db.copying import source
 from chassis.db.copying.copy import CopyReport, copy_to_postgres
 from chassis.db.copying.encoder import gather_lines
 from chassis.db.copying.errors import CopyError
@@ -171,6 +172,10 @@ DAMAGE = {
     "a text in bytes": ("UPDATE kinds SET data = 'text' WHERE id = 1",
         "kinds.data: a text in a column of bytes"),
     "no UUID": ("UPDATE kinds SET uuid = 'zz' WHERE id = 1", "kinds.uuid: no UUID"),
+    "no digits": ("UPDATE kinds SET uuid = replace(hex(zeroblob(16)), '0', 'g') WHERE id = 1",
+        "kinds.uuid: no UUID"),
+    "blanks": ("UPDATE kinds SET uuid = '    ' || substr(hex(zeroblob(16)), 5) WHERE id = 1",
+        "kinds.uuid: no UUID"),
     "a day of February": ("UPDATE kinds SET day = '2023-02-29' WHERE id = 1", "kinds.day: none of"),
     "seconds since 1970": ("UPDATE kinds SET moment = 1700000000 WHERE id = 1",
         "kinds.moment: an integer in a column of datetimes"),
@@ -267,6 +272,43 @@ def test_legacy_datetimes_are_read_as_the_service_reads_them(move: Move) -> None
     )
 
 
+def test_numerics_are_rounded_as_postgres_does(move: Move, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_on_both(
+        move,
+        "op.create_table('sums', sa.Column('id', sa.Integer, primary_key=True), "
+        "sa.Column('sum', sa.Numeric(10, 2).with_variant(sa.LargeBinary, 'sqlite')), "
+        "sa.Column('fine', sa.Numeric(30, 20)))",
+    )
+    with closing(sqlite3.connect(move.file)) as database, database:
+        rows = [(1, 1.005, 0.1), (2, 2.675, 7), (3, -0.001, -2.5), (4, -0.0, None)]
+        database.executemany("INSERT INTO sums VALUES (?, ?, ?)", rows)
+    monkeypatch.setattr(source, "_CHUNK_ROWS", 1)
+    move.copy()
+    assert move.ask("SELECT sum::text, fine::text FROM sums ORDER BY id") == [
+        ("1.01", "0.10000000000000000000"),
+        ("2.68", "7.00000000000000000000"),
+        ("0.00", "-2.50000000000000000000"),
+        ("0.00", None),
+    ]
+
+
+def test_progress_counts_each_row_once(move: Move, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are read a second time where one of them is refused."""
+    monkeypatch.setattr(source, "_CHUNK_ROWS", 10)
+    fill(move.here, 500)
+    move.execute("UPDATE trees SET name = x'00' WHERE id = 35")
+    steps: dict[str, list[int]] = {}
+
+    @contextmanager
+    def count(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        steps[step] = [rows]
+        yield lambda more: steps[step].append(-more)
+
+    with pytest.raises(CopyError, match=r"trees.name: bytes in a column of text in 1 row"):
+        copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=count)
+    assert sum(steps["checking"]) == 0
+
+
 def test_a_writer_during_the_copy_is_noticed_and_the_next_run_begins_anew(move: Move) -> None:
     fill(move.here, 500)
 
@@ -360,6 +402,23 @@ def test_triggers_do_not_run(move: Move) -> None:
     move.copy()
     assert_equal(move)
     assert move.ask("SELECT tgenabled FROM pg_trigger WHERE NOT tgisinternal") == [("O",)]
+
+
+def test_a_table_that_is_analyzed_already_is_no_failure(move: Move) -> None:
+    """As autovacuum may be at work on it when the copy ends."""
+    fill(move.here, 20)
+    with administered(move.there) as admin:
+
+        @contextmanager
+        def lock(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+            if step == "comparing":
+                admin.execute(text("BEGIN"))
+                admin.execute(text("LOCK TABLE log IN SHARE UPDATE EXCLUSIVE MODE"))
+            yield lambda more: None
+
+        copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=lock)
+        admin.execute(text("COMMIT"))
+    assert_equal(move)
 
 
 def test_two_copies_at_once_are_refused(move: Move) -> None:

@@ -244,7 +244,8 @@ class _Copy:
         self._source.refuse_change()
         self._ledger.finish(write_sequence_values(sequences, plan.pairs, counters))
         names = ", ".join(quote_name(pair.name) for pair in plan.pairs)
-        self._target.execute(f"ANALYZE {names}")
+        # Autovacuum may be at work on one of them already.
+        self._target.execute(f"ANALYZE (SKIP_LOCKED) {names}")
 
     def _find_filled(self, tables: Collection[SourceTable]) -> list[str]:
         known = self._target.read_columns()

@@ -189,8 +189,7 @@ def _convert_uuids(values: Sequence[Any]) -> Sequence[str]:
         data = bytes.fromhex("".join(digits))
     except ValueError:
         data = b""
-    # Blanks are left out of the data.
-    if len(data) != 16 * len(values) or {*map(len, digits)} - {32}:
+    if len(data) != 16 * len(values):
         raise RefusedValueError("no UUID", CORRECT)
     return [f"{one[:8]}-{one[8:12]}-{one[12:16]}-{one[16:20]}-{one[20:]}" for one in digits]
 
