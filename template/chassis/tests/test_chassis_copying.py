@@ -154,6 +154,8 @@ DAMAGE = {
     "an integer of 33 bits": ("UPDATE kinds SET whole = 4294967296 WHERE id < 3",
         "kinds.whole: an integer of more than 32 bits in 2 rows (id=1, id=2); .*BigInteger"),
     "a small integer": ("UPDATE kinds SET small = 32768 WHERE id = 1", "more than 16 bits"),
+    "a small negative one": ("UPDATE kinds SET small = -32769 WHERE id = 1",
+        "kinds.small: an integer of more than 16 bits"),
     "a text among integers": ("UPDATE kinds SET big = 'many' WHERE id = 1",
         "kinds.big: a text in a column of integers"),
     "a fraction among integers": ("UPDATE kinds SET big = 1.5 WHERE id = 1",
@@ -221,6 +223,16 @@ def test_what_postgres_refuses_is_found_before_a_row_is_written(
     assert move.ask("SELECT to_regclass('chassis_copy')") == [(None,)]
 
 
+def test_damage_of_the_file_is_found(move: Move) -> None:
+    fill(move.here, 20)
+    with move.file.open("r+b") as file:
+        # The number of free pages, of which there are none.
+        file.seek(36)
+        file.write(b"\0\0\0\7")
+    with pytest.raises(CopyError, match=r"(?s)app.db: SQLite finds damage: .*; restore a"):
+        move.copy()
+
+
 def test_all_findings_are_listed_at_once(move: Move) -> None:
     fill(move.here, 50)
     statements = [statement for statement, _ in DAMAGE.values()]
@@ -283,7 +295,9 @@ def test_numerics_are_rounded_as_postgres_does(move: Move, monkeypatch: pytest.M
         rows = [(1, 1.005, 0.1), (2, 2.675, 7), (3, -0.001, -2.5), (4, -0.0, None)]
         database.executemany("INSERT INTO sums VALUES (?, ?, ?)", rows)
     monkeypatch.setattr(source, "_CHUNK_ROWS", 1)
-    move.copy()
+    assert move.copy().notes == (
+        "sums.sum: 3 values have more than 2 decimals, and are rounded, as PostgreSQL does",
+    )
     assert move.ask("SELECT sum::text, fine::text FROM sums ORDER BY id") == [
         ("1.01", "0.10000000000000000000"),
         ("2.68", "7.00000000000000000000"),
@@ -732,6 +746,25 @@ def test_what_is_too_long_for_an_index_once_it_is_compressed_is_found(
 
     move.execute("DELETE FROM sought WHERE id = 2")
     assert move.copy().rows == 4
+
+
+def test_a_row_that_an_index_leaves_out_may_be_long(move: Move) -> None:
+    create_on_both(
+        move,
+        "op.create_table('sought', sa.Column('id', sa.Integer), sa.Column('text', sa.Text)); "
+        "op.execute('CREATE INDEX by_text ON sought (text) WHERE id > 1')",
+    )
+    move.execute("INSERT INTO sought VALUES (1, hex(randomblob(9000)))")
+    assert move.copy().rows == 1
+
+
+def test_a_short_text_of_a_char_is_filled(move: Move) -> None:
+    fill(move.here, 5)
+    move.execute("UPDATE kinds SET fixed = 'ü' WHERE id = 1")
+    move.copy()
+    assert move.ask("SELECT length(fixed || '|'), octet_length(fixed) FROM kinds WHERE id = 1") == [
+        (2, 6)
+    ]
 
 
 def create_on_both(move: Move, statements: str) -> None:

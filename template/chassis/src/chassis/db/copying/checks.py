@@ -66,24 +66,18 @@ class Checker:
         found = Fingerprint()
         names = pair.source_columns
         for rows in self._source.read_chunks(pair.source, names, encoder.texts, decode_any):
-            found = self._check_rows(pair, encoder, rows, found)
+            first = found.rows + 1
+            try:
+                lines = encoder.encode(rows)
+                found = found.add(lines)
+                self._rehearsal.write(pair, [lines], first)
+            except _REFUSALS:
+                self._find_refusals(pair, encoder, rows, first)
+                found = Fingerprint(first - 1 + len(rows))
             advance(max(0, found.rows - shown))
             shown = max(shown, found.rows)
             rows.clear()
         return found
-
-    def _check_rows(
-        self, pair: TablePair, encoder: RowEncoder, rows: Sequence[Row], before: Fingerprint
-    ) -> Fingerprint:
-        first = before.rows + 1
-        try:
-            lines = encoder.encode(rows)
-            found = before.add(lines)
-            self._rehearsal.write(pair, [lines], first)
-            return found
-        except _REFUSALS:
-            self._find_refusals(pair, encoder, rows, first)
-            return Fingerprint(before.rows + len(rows))
 
     def check_constraints(self, plan: CopyPlan) -> None:
         """Find the rows that break a constraint, or do not fit into an index."""
