@@ -164,14 +164,15 @@ class _Formatter(logging.Formatter):
         super().__init__(datefmt="%Y-%m-%d %H:%M:%S")
         known = "|".join(re.escape(secret) for secret in reversed(secrets))
         self._patterns = [(re.compile(known), "***"), *_REPLACEMENTS] if known else _REPLACEMENTS
+        # A caller, a tenant and the like are in line after line.
+        self._scrub_short_text = lru_cache(1024)(self._scrub_text)
 
     def scrub(self, value: Any) -> Any:
         """Return a value for JSON without secrets, to its depths."""
         match value:
             case str():
-                for pattern, replacement in self._patterns:
-                    value = pattern.sub(replacement, value)
-                return value
+                is_short = len(value) <= 64
+                return self._scrub_short_text(value) if is_short else self._scrub_text(value)
             case dict():
                 return {
                     name: "***" if _SECRET_NAME.search(name) else self.scrub(inner)
@@ -185,6 +186,11 @@ class _Formatter(logging.Formatter):
                 return value
             case _:
                 return self.scrub(str(value))
+
+    def _scrub_text(self, text: str) -> str:
+        for pattern, replacement in self._patterns:
+            text = pattern.sub(replacement, text)
+        return text
 
 
 class TextFormatter(_Formatter):
