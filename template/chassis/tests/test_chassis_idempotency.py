@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import pytest
 from chassis_stock import Item, changed, create_stock, create_tables, engines, only_on, started
 from fastapi import APIRouter, FastAPI, Form, Header, HTTPException, Response, UploadFile, WebSocket
+from fastapi.requests import HTTPConnection
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import BaseModel
@@ -20,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import ChassisSettings, problem_response
+from chassis.auth import Caller, get_caller
 from chassis.db import DbSession
 from chassis.db.errors import SessionPlanError
 from chassis.db.sessions import session_scope
@@ -485,6 +487,31 @@ async def test_a_caller_that_is_no_id_is_refused(settings: ChassisSettings, call
     app = create_stock(settings, unnamed)
     async with started(app):
         assert "return the id of who sends the request" in await bug_of(app, "/items")
+
+
+async def test_a_caller_counts_by_tenant_and_subject(settings: ChassisSettings) -> None:
+    async def find_caller(connection: HTTPConnection) -> Caller:
+        return Caller(connection.headers["x-user"], tenant=connection.headers["x-tenant"])
+
+    async def add(
+        session: DbSession, once: Annotated[Idempotency, idempotency(caller=get_caller)]
+    ) -> Response:
+        session.add(Item())
+        return await once.commit()
+
+    called = APIRouter()
+    called.post("/items")(add)
+    create_tables(settings)
+    app = create_stock(settings, called, authenticators=(find_caller,))
+    async with started(app) as client:
+        replayed = []
+        for user, tenant in (("ada", "a"), ("ada", "b"), ("bob", "a"), ("ada", "a")):
+            headers = {"Idempotency-Key": "1", "X-User": user, "X-Tenant": tenant}
+            answer = await client.post("/items", headers=headers)
+            assert answer.status_code == 200
+            replayed.append("Idempotent-Replayed" in answer.headers)
+
+    assert replayed == [False, False, False, True]
 
 
 async def test_without_callers_all_share_their_keys(settings: ChassisSettings) -> None:
