@@ -173,7 +173,8 @@ async def test_a_request_is_authenticated_once(settings: ChassisSettings) -> Non
         asked.append(connection.url.path)
         return WRITER
 
-    app = create(settings, dependencies=[requires("items:read")], authenticators=(ask,))
+    required = changed(settings, auth_required=True)
+    app = create(required, dependencies=[requires("items:read")], authenticators=(ask,))
     async with started(app) as client:
         assert (await client.post("/items")).json() == "bob"
 
