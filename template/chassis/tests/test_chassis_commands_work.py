@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from chassis import ChassisSettings
 from chassis.db import open_sessions, session_scope
+from chassis.db.sqlite.pragmas import version_warning
 from chassis.jobs import JobRecord
 from chassis.testing.environment import write_variables
 
@@ -62,6 +63,10 @@ async def test_it_runs_jobs_that_servers_leave_to_it_and_ends_what_it_is_at(
             assert process.wait(PATIENCE_SECONDS) == 0, log.read_text()
         finally:
             process.kill()
+    assert "runs jobs of default, 4 at once" in log.read_text()
+    is_sqlite = settings.database_target.backend == "sqlite"
+    is_warned = is_sqlite and version_warning(2) is not None
+    assert ("beside a server, 2 processes write by SQLite" in log.read_text()) == is_warned
     with executing(settings) as connection:
         assert set(connection.scalars(select(JobRecord.state))) == {"done"}
         assert set(connection.scalars(select(Item.name))) == {"short", "long"}

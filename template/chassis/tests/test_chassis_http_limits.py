@@ -15,9 +15,9 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 
 from chassis import ChassisSettings, add_readiness_check, create_app, request_limits
 from chassis.db import DbSession
-from chassis.http.limits import RequestLimitsError
 from chassis.http.problems import MEDIA_TYPE
 from chassis.http.request import RequestRecord
+from chassis.http.routes import RouteError
 
 pytestmark = pytest.mark.anyio
 
@@ -358,7 +358,7 @@ async def test_a_websocket_is_refused(settings: ChassisSettings) -> None:
 
     router = APIRouter(dependencies=LARGE)
     router.websocket("/socket")(accept)
-    with pytest.raises(RequestLimitsError, match="the websocket /socket has no body"):
+    with pytest.raises(RouteError, match="the websocket /socket has no body"):
         async with started(create_stock(settings, router)):
             pass
 

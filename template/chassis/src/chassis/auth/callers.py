@@ -11,6 +11,7 @@ from fastapi.requests import HTTPConnection
 from fastapi.routing import RouteContext
 
 from ..http.problems import ProblemError
+from ..http.routes import RouteError
 
 if TYPE_CHECKING:
     from .authentication import Authentication
@@ -21,7 +22,7 @@ BEARER = "bearer"
 _SCOPE_CHARACTERS = {*map(chr, range(0x21, 0x7F))} - {'"', "\\"}
 
 
-class CallerError(Exception):
+class CallerError(RouteError):
     """A route that can't know its caller, and what to change."""
 
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError, SessionPlanError
 from ..db.postgres.connection_budget import report_budget
-from ..http.limits import RequestLimitsError
+from ..http.routes import RouteError
 from ..http.stopping import Shutdown, server_shutdown
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
@@ -181,7 +181,7 @@ class Server(uvicorn.Server):
         match error:
             case DatabaseUnavailableError() | DatabaseSettingsError():
                 logger.error("%s", error)
-            case SessionPlanError() | RequestLimitsError():
+            case SessionPlanError() | RouteError():
                 logger.error("%s", error)
             case SettingsError():
                 logger.error("%s", explain(error, kind))

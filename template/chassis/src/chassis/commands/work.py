@@ -1,6 +1,7 @@
 """The command `work`: the application's lifespan and its jobs, without its requests."""
 
 import asyncio
+import logging
 import signal
 from pkgutil import resolve_name
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import click
 from fastapi import FastAPI
 
+from ..db.sqlite.pragmas import version_warning
 from ..http.stopping import LIFESPAN_END_SECONDS, Shutdown, server_shutdown
 from ..settings import ChassisSettings
 from .service import ServiceReference, load_settings
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -40,6 +44,14 @@ def work(service: ServiceReference, queues: tuple[str, ...], concurrency: int | 
         changes["jobs_concurrency"] = concurrency
     app.state.settings = settings.model_copy(update=changes)
     registry.worked_queues = queues
+    is_sqlite = settings.database_target.backend == "sqlite"
+    if is_sqlite and (warning := version_warning(2)):
+        logger.warning("beside a server, %s", warning)
+    logger.info(
+        "runs jobs of %s, %d at once",
+        ", ".join(queues or registry.names_by_queue()),
+        app.state.settings.jobs_concurrency,
+    )
     asyncio.run(_work(app, app.state.settings))
 
 

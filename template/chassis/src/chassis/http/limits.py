@@ -12,14 +12,10 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Scope
 
 from ..db.route_dependencies import find_dependencies, iter_routes
-from .routes import find_route
+from .routes import RouteError, find_route
 
 if TYPE_CHECKING:
     from .request import RequestRecord
-
-
-class RequestLimitsError(Exception):
-    """A route that can't have limits, and what to change."""
 
 
 class RequestLimits(NamedTuple):
@@ -77,7 +73,7 @@ class RouteLimits:
         self.default = default
 
     def check_routes(self) -> None:
-        """Raise RequestLimitsError for a route that can't have the limits that it sets."""
+        """Raise RouteError for a route that can't have the limits that it sets."""
         _ = self._all_limits
 
     @cached_property
@@ -114,7 +110,7 @@ def find_limits(route: RouteContext, default: RequestLimits) -> RequestLimits:
     for dependency in find_dependencies(route):
         if isinstance(dependency.call, OwnLimits):
             if isinstance(route.original_route, WebSocketRoute):
-                raise RequestLimitsError(
+                raise RouteError(
                     f"the websocket {route.path} has no body and no answer that request_limits() "
                     "could limit: leave it out, or put the websocket into another router"
                 )

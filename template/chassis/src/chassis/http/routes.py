@@ -13,6 +13,10 @@ from starlette.types import Scope
 from ..db.route_dependencies import find_dependencies, iter_routes
 
 
+class RouteError(Exception):
+    """A route that can't be served as it asks, and what to change: the start is refused."""
+
+
 class FoundRoute(NamedTuple):
     """A route, and its template with those of the mounts around, such as `/v1/items/{item_id}`."""
 

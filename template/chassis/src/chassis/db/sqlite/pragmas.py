@@ -144,7 +144,7 @@ def version_warning(processes: int) -> str | None:
         return None
     return (
         f"{processes} processes write by SQLite {sqlite3.sqlite_version}, which can damage the "
-        "file, if rarely: run one (APP_SERVER_WORKERS=1), or use SQLite 3.51.3 or later"
+        "file, if rarely: run one (APP_SERVER_WORKERS=1, no `work`), or use SQLite 3.51.3 or later"
     )
 
 
