@@ -215,17 +215,19 @@ def spoil_rows(
         table = chance.choice(list(metadata.tables.values()))
         column = chance.choice([one for one in table.columns if one.computed is None])
         where = table.primary_key.columns.keys() or table.columns.keys()
-        found = driver.execute(f"SELECT {_quote(where[0])} FROM {_quote(table.name)}").fetchall()
-        if not found:
+        key, name = _quote(where[0]), _quote(table.name)
+        (count,) = driver.execute(f"SELECT count(*) FROM {name}").fetchone()
+        if not count:
             continue
         value = "?" if chance.random() < 0.95 else NOT_UTF8
         values = [chance.choice(LEGACY)] if value == "?" else []
         # A strict table refuses it.
         with contextlib.suppress(sqlite3.IntegrityError):
             driver.execute(
-                f"UPDATE OR IGNORE {_quote(table.name)} SET {_quote(column.name)} = {value} "
-                f"WHERE {_quote(where[0])} IS ?",
-                [*values, *chance.choice(found)],
+                # No key is read: one that was spoiled before may be no UTF-8.
+                f"UPDATE OR IGNORE {name} SET {_quote(column.name)} = {value} "
+                f"WHERE {key} IS (SELECT {key} FROM {name} LIMIT 1 OFFSET ?)",
+                [*values, chance.randrange(count)],
             )
 
 

@@ -1,6 +1,7 @@
 """Rows of tenants: one tenant's alone, whichever way a session asks for them or changes them."""
 
 import asyncio
+import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Annotated, Any
 from uuid import uuid4
@@ -230,6 +231,14 @@ async def test_a_key_of_another_tenant_is_not_found(sessions: Sessions) -> None:
             session.add(other)
             with pytest.raises(TenantError, match="another tenant"):
                 await session.refresh(other)
+
+
+async def test_what_was_loaded_can_be_pickled(sessions: Sessions) -> None:
+    with tenant_scope("a"):
+        async with open_session(sessions.read) as session:
+            bill = await session.get_one(Bill, 1)
+            again = pickle.loads(pickle.dumps(bill))
+        assert (again.id, again.tenant) == (1, "a")
 
 
 async def test_what_is_loaded_later_is_of_the_tenant_too(sessions: Sessions) -> None:

@@ -3,6 +3,7 @@
 import re
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Dialect,
     Engine,
@@ -36,9 +37,14 @@ _CHECK_OPTION = "chassis_check_tenant"
 
 # One object for all statements: what differs is what the parameter is asked for.
 _TENANT = bindparam("tenant", callable_=current_tenant, type_=TenantId, unique=True)
-_CRITERIA = with_loader_criteria(
-    Tenanted, lambda model: model.tenant == _TENANT, include_aliases=True
-)
+
+
+def _is_of_tenant(model: type[Tenanted]) -> ColumnElement[bool]:
+    """Return the condition; not a lambda, as a loaded object is pickled with it."""
+    return model.tenant == _TENANT
+
+
+_CRITERIA = with_loader_criteria(Tenanted, _is_of_tenant, include_aliases=True)
 _READING_SQL = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
 _TELL = text("SELECT set_config('app.tenant', :tenant, true)")
 
