@@ -203,7 +203,7 @@ async def iterate(*chunks):
         yield chunk
 
 
-async def test_the_receiver_answers_as_it_is_told(receiver):
+async def test_the_receiver_answers_as_it_is_told(receiver, capfd):
     receiver.answer_next(503, headers={"Retry-After": "5"}, body=b"busy")
     receiver.answer_next(204)
     receiver.answer_next(200, delay_seconds=0.5)
@@ -215,6 +215,9 @@ async def test_the_receiver_answers_as_it_is_told(receiver):
         with pytest.raises(ReadTimeout):
             await http.get("/", timeout=0.1)
         assert (await http.head("/")).status_code == 200
+    await asyncio.sleep(1)
+    # The client that has gone is no error of the server's.
+    assert capfd.readouterr().err == ""
 
 
 async def test_eventually_returns_what_became_true():

@@ -53,7 +53,8 @@ class TokenIssuer:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings to change: `settings.model_copy(update=token_issuer.settings)`."""
-        return {"auth_issuer": self.url, "auth_audience": (AUDIENCE,)}
+        # The kit's callers have keys in a file.
+        return {"auth_issuer": self.url, "auth_audience": (AUDIENCE,), "auth_jwks_url": None}
 
     def token(
         self,

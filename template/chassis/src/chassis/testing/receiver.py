@@ -1,6 +1,7 @@
 """Another service, for tests: a real HTTP server that keeps what it is sent."""
 
 import json
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -62,7 +63,7 @@ class Receiver:
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     """Yield a real HTTP server that keeps its requests, for what the service calls: `url`."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server = _Server(("127.0.0.1", 0), BaseHTTPRequestHandler)
     receiver = Receiver(f"http://127.0.0.1:{server.server_port}")
     server.RequestHandlerClass = _create_handler(receiver)
     thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -73,6 +74,13 @@ def receiver() -> Iterator[Receiver]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print an error, but for a client that has gone."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _create_handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
