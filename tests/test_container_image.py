@@ -175,7 +175,7 @@ def test_changed_code_is_a_small_layer_on_the_same_dependencies(
     assert archive.layers[files[names["fastapi/__init__.py"]].layer] in saved.layers
 
     new = {n: file for n, file in files.items() if archive.layers[file.layer] not in saved.layers}
-    assert size(new) < 2.5
+    assert size(new) < 3
     assert b'"changed"' in new[names["chassis/http/health.py"]].content
     assert b"create_slowly" in new[names["my_service/routers/slow.py"]].content
     assert archive.config["Labels"]["org.opencontainers.image.revision"] == "4f2"

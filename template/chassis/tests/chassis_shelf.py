@@ -72,8 +72,17 @@ async def rename(title: str, caller: Annotated[Caller, requires("books:write")])
     return f"{caller.subject} of {caller.tenant} with {sorted(caller.roles)}"
 
 
+async def know_nobody(connection: object) -> None: ...
+
+
 def create_service(settings: ChassisSettings | None = None) -> FastAPI:
-    return create_app(settings or ChassisSettings(), package="shelf", routers=[router])
+    # So that it starts without the extra `auth`, too.
+    return create_app(
+        settings or ChassisSettings(),
+        package="shelf",
+        routers=[router],
+        authenticators=(know_nobody,),
+    )
 """
 COMMAND = """
 from chassis import ChassisSettings, create_cli

@@ -17,6 +17,8 @@ from chassis.auth.errors import InvalidTokenError
 from chassis.testing import TokenIssuer
 from chassis.testing.log_lines import LogLines
 
+pytest.importorskip("jwt", reason="needs the extra `auth`")
+
 router = APIRouter()
 
 

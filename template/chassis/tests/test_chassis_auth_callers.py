@@ -292,6 +292,7 @@ def test_a_service_without_callers_imports_nothing_of_it() -> None:
 
 @pytest.fixture
 def required(settings: ChassisSettings) -> ChassisSettings:
+    pytest.importorskip("prometheus_client", reason="needs the extra `metrics`")
     return changed(settings, auth_required=True, metrics_enabled=True)
 
 

@@ -93,6 +93,8 @@ def imports_of_strangers(root: Path) -> list[str]:
     ours |= {module for module, names in installed if required & set(map(distribution, names))}
     # What is not installed, because of an extra, is told by its name: prometheus-client …
     ours |= {name.replace("-", mark) for name in required for mark in "._"}
+    # pyjwt[crypto]
+    ours |= {"jwt", "cryptography"}
     return [
         f"{name} imports {target}"
         for name, target in imported_modules(root, root)

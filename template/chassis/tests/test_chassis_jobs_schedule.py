@@ -20,6 +20,8 @@ from chassis.jobs import JobRecord, every, job, schedule
 from chassis.jobs.schedule import JobSchedule, Schedule, Scheduled, enqueue_due, register_schedules
 from chassis.tasks import Stop
 
+pytest.importorskip("cronsim", reason="needs the extra `jobs`")
+
 BERLIN = ZoneInfo("Europe/Berlin")
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=BERLIN)
 DAY, SECOND = timedelta(days=1), timedelta(seconds=1)

