@@ -29,7 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[TEMPORARY] = tempfile.mkdtemp(prefix="template-tests-")
         # What mypy knows of packages, which takes it longest, is the same in all services.
-        os.environ["MYPY_CACHE_DIR"] = f"{os.environ[TEMPORARY]}/types"
+        # A page of the guide is run by a pytest within this one, which keeps it, too.
+        os.environ.setdefault("MYPY_CACHE_DIR", f"{os.environ[TEMPORARY]}/types")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

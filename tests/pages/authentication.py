@@ -1,9 +1,6 @@
 """The guide's page of authentication: its own text runs in a rendered service, on both engines."""
 
 import importlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
 from tests.models.trial import ENGINES, Databases
+from tests.pages.service import run
 from tests.repository import ROOT
 
 PAGE = ROOT / "template/chassis/docs/authentication.md"
@@ -19,24 +17,12 @@ PAGE = ROOT / "template/chassis/docs/authentication.md"
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_page_is_a_service_whose_tests_pass(service: Path, engine: str) -> None:
-    tests = [sys.executable, "-m", "pytest", "-q", "-n0", "tests", "--database", engine]
-    done = subprocess.run(
-        tests,
-        cwd=service,
-        env=os.environ | {"PYTHONPATH": str(service / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(service, "pytest", "-q", "-n0", "tests", "--database", engine)
 
 
 @pytest.mark.parametrize("tool", [("ruff", "check"), ("ruff", "format", "--diff"), ("mypy",)])
 def test_the_services_own_tools_have_nothing_to_say(service: Path, tool: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *tool], cwd=service, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(service, *tool)
 
 
 def create(databases: Databases, **options: object) -> FastAPI:

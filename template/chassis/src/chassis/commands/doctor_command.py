@@ -56,7 +56,8 @@ def _examine_exposure(
     try:
         app = resolve_name(factory)()
     except Exception as error:
-        reason = f"{factory} fails: {type(error).__name__}: {error}"
+        # Not its text, which may hold a secret: the log's would be taken out.
+        reason = f"{factory} fails: {type(error).__name__}"
         yield Finding("problem", "application", reason, "run the command serve, which says where")
         return
     if is_local(settings.server_host) and not production:
