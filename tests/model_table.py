@@ -154,8 +154,7 @@ def lint(text: str) -> None:
 @contextmanager
 def open_databases() -> Iterator[Databases]:
     """Start the server and make the folder that the databases are made in."""
-    with tempfile.TemporaryDirectory() as folder, start_postgres() as server:
-        silence()
+    with tempfile.TemporaryDirectory() as folder, start_postgres() as server, silence():
         yield Databases(Path(folder), server)
 
 

@@ -167,7 +167,15 @@ def write_package(folder: Path, models: str) -> Iterator[Package]:
             del sys.modules[name]
 
 
-def silence() -> None:
-    """Keep Alembic's account of each step out of the table."""
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    logging.getLogger("chassis").setLevel(logging.ERROR)
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep Alembic's account of each step out of the table, and no line from other tests."""
+    loggers = [logging.getLogger(name) for name in ("alembic", "chassis")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
