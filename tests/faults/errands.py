@@ -18,7 +18,7 @@ from sqlalchemy import BigInteger, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 LONGEST_SECONDS = 0.2
-TASKS = 3
+TASKS = 6
 
 
 class Settings(ChassisSettings):
@@ -101,13 +101,13 @@ async def produce(settings: Settings) -> None:
 
 async def make_wish(sessions: Sessions, number: int, *, late: bool) -> None:
     """Make one, with its job in the same transaction unless that is late."""
-    seconds = random.uniform(0, LONGEST_SECONDS)
+    seconds = random.uniform(0, 4 * LONGEST_SECONDS)
     async with session_scope(sessions.write) as session:
         session.add(Wish(number=number))
         if late:
             await session.commit()
-            # As long as anything takes that is done between the two.
-            await asyncio.sleep(LONGEST_SECONDS)
+            # Longer than all else, so that a kill comes here.
+            await asyncio.sleep(10 * LONGEST_SECONDS)
         await fulfil.enqueue(session, number=number, seconds=seconds)
         if number > 0:
             await session.commit()
