@@ -1,7 +1,6 @@
-"""The guide's page of webhooks: its transport keeps the name of a host for TLS."""
+"""The guide's page of webhooks: the transport keeps the name of a host for TLS."""
 
 import asyncio
-import re
 import socket
 import ssl
 from pathlib import Path
@@ -10,24 +9,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from chassis.ssrf import public_transport
 
 from tests.faults.certificates import make_certificates
-from tests.repository import ROOT
 
-PAGE = ROOT / "template/chassis/docs/webhooks.md"
 HOST = "hooks.example.com"
-
-
-def load_transport() -> Any:
-    """Run the page's class, and what it imports."""
-    [block] = re.findall(
-        r"^`webhooks\.py`:\n\n```python\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S
-    )
-    code = block[block.index("class PublicTransport") : block.index("class WebhookClient")]
-    names: dict[str, Any] = {}
-    imports = re.findall(r"^(?:from [a-z].*|import .*)$", block, re.M)
-    exec("\n".join([*imports, code]), names)
-    return names["PublicTransport"]
 
 
 def serve_once(listener: socket.socket, context: ssl.SSLContext, heads: list[bytes]) -> None:
@@ -43,7 +29,7 @@ def serve_once(listener: socket.socket, context: ssl.SSLContext, heads: list[byt
 
 async def call_two_hosts(port: int) -> None:
     """Call the host of the certificate, then another one at the same address."""
-    async with httpx2.AsyncClient(transport=load_transport()(["127.0.0.0/8"])) as http:
+    async with httpx2.AsyncClient(transport=public_transport(allowed=["127.0.0.0/8"])) as http:
         assert (await http.get(f"https://{HOST}:{port}/")).status_code == 200
         with pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             await http.get(f"https://other.example.com:{port}/")

@@ -1,11 +1,9 @@
-"""Calls to URLs that others chose, without reaching what only this network reaches (SSRF)."""
+"""The addresses of hosts, and which of them are public."""
 
 import asyncio
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-
-__all__ = ["PrivateAddressError", "resolve_public_address"]
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # An IPv4 address within: where NAT64 and 6to4 would send the call.
