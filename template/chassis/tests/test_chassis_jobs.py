@@ -32,7 +32,15 @@ from sqlalchemy.schema import DropTable
 
 from chassis import ChassisSettings, create_app, request_id
 from chassis.db import DbSession, DbSessions, Sessions, open_sessions, session_scope
-from chassis.jobs import Job, JobRecord, JobRun, JobState, job
+from chassis.jobs import (
+    Job,
+    JobRecord,
+    JobRun,
+    JobState,
+    NonRetryableError,
+    RetryableError,
+    job,
+)
 from chassis.jobs.queue import QueueError
 from chassis.testing.environment import write_variables
 
@@ -163,13 +171,63 @@ async def test_a_job_that_fails_waits_longer_each_time_and_is_dead_at_last_witho
         (row,) = await until(sessions, lambda rows: rows[0].error is not None)
         assert (row.state, row.attempts) == (JobState.WAITING, 1)
         assert timedelta(seconds=3) < row.run_at - datetime.now(UTC) <= timedelta(seconds=10)
-        async with session_scope(sessions.write) as session:
-            await session.execute(update(JobRecord).values(run_at=datetime.now(UTC)))
-            await session.commit()
+        await make_due(sessions)
         (row,) = await until_state(sessions, JobState.DEAD)
     assert row.attempts == 2
     assert row.error is not None
     assert row.error.startswith("LookupError at test_chassis_jobs.py:")
+
+
+@job(retries=1)
+async def deliver(error: str, run: JobRun, sessions: DbSessions) -> None:
+    if run.is_last:
+        async with session_scope(sessions.write) as session:
+            session.add(Item(name="given up"))
+            await session.commit()
+    kinds = {"retry": RetryableError, "give up": NonRetryableError, "bug": ValueError}
+    # Text that a database may have no bytes for.
+    raise kinds[error](f"{error}\0\ud800")
+
+
+async def make_due(sessions: Sessions) -> None:
+    async with session_scope(sessions.write) as session:
+        await session.execute(update(JobRecord).values(run_at=datetime.now(UTC)))
+        await session.commit()
+
+
+async def test_a_job_that_can_not_be_done_is_dead_at_once(
+    settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = service(settings, Courier(), [deliver])
+    async with started(app):
+        await enqueue(app.state.sessions, deliver, error="give up")
+        (row,) = await until_state(app.state.sessions, JobState.DEAD)
+    assert (row.attempts, row.error) == (1, "NonRetryableError: give up?")
+    [line] = [each for each in caplog.records if each.name == "chassis.jobs.execution"]
+    assert (line.levelname, line.exc_info) == ("ERROR", None)
+    assert line.getMessage() == "failed: NonRetryableError: give up?; it is dead"
+
+
+@pytest.mark.parametrize("error", ["retry", "bug"])
+async def test_what_a_job_is_expected_to_raise_has_no_traceback_and_its_last_run_knows(
+    settings: ChassisSettings, caplog: pytest.LogCaptureFixture, error: str
+) -> None:
+    app = service(settings, Courier(), [deliver])
+    async with started(app):
+        sessions: Sessions = app.state.sessions
+        await enqueue(sessions, deliver, error=error)
+        await until(sessions, lambda rows: rows[0].error is not None)
+        async with session_scope(sessions.read) as session:
+            assert list(await session.scalars(select(Item.name))) == []
+        await make_due(sessions)
+        (row,) = await until_state(sessions, JobState.DEAD)
+        async with session_scope(sessions.read) as session:
+            assert list(await session.scalars(select(Item.name))) == ["given up"]
+    assert row.attempts == 2
+    assert (row.error == "RetryableError: retry?") == (error == "retry")
+    failures = [each for each in caplog.records if each.name == "chassis.jobs.execution"]
+    assert [each.levelname for each in failures] == ["WARNING", "ERROR"]
+    assert [bool(each.exc_info) for each in failures] == [error == "bug"] * 2
 
 
 async def test_what_a_job_writes_is_committed_with_its_end(settings: ChassisSettings) -> None:

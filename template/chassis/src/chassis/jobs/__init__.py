@@ -1,6 +1,6 @@
 """Jobs: work that is written down in a transaction, and done after it, in any process."""
 
-from .job import Job, JobId, JobRun, job
+from .job import Job, JobId, JobRun, NonRetryableError, RetryableError, job
 from .model import JobRecord, JobState
 from .schedule import JobSchedule, every
 
@@ -11,6 +11,8 @@ __all__ = [
     "JobRun",
     "JobSchedule",
     "JobState",
+    "NonRetryableError",
+    "RetryableError",
     "every",
     "job",
 ]

@@ -23,7 +23,7 @@ from ..db.session_guards import WriteSession
 from ..db.sessions import SessionFactory, Sessions, session_scope
 from ..http.request import add_log_fields, request_context
 from ..settings import ChassisSettings
-from .job import AnyJob, JobRun
+from .job import AnyJob, JobRun, NonRetryableError, RetryableError
 from .model import JobState
 from .queue import Claim, LeaseLostError, Outcome, finish_in_transaction, lock_claim
 
@@ -34,6 +34,7 @@ LAST_RETRY_SECONDS = 3600.0
 # Of a session: the claim that must be held when it commits.
 _CLAIM = "chassis_job_claim"
 _ERROR_LENGTH = 500
+_DECLARED = (RetryableError, NonRetryableError)
 
 
 class Provider:
@@ -64,7 +65,7 @@ class Provider:
             if kind is Sessions:
                 values[name] = self._guard_sessions(claim)
             elif kind is JobRun:
-                values[name] = JobRun(claim.id, claim.attempts)
+                values[name] = JobRun(claim.id, claim.attempts, claim.attempts > job.retries)
             elif kind is AsyncSession:
                 write = self._guard_sessions(claim).write
                 values[name] = await stack.enter_async_context(session_scope(write))
@@ -165,8 +166,7 @@ class Execution:
     def _fail(self, error: BaseException | None, reason: str) -> None:
         """Let the job wait for its next run, or if this was the last one, be dead."""
         claim, self.error = self.claim, error
-        left = self._job.retries + 1 - claim.attempts
-        if left > 0:
+        if claim.attempts <= self._job.retries and not isinstance(error, NonRetryableError):
             doubled = FIRST_RETRY_SECONDS * 2 ** min(claim.attempts - 1, 20)
             pause = min(doubled, LAST_RETRY_SECONDS) * uniform(0.5, 1)
             self.outcome = Outcome(claim, JobState.WAITING, reason, timedelta(seconds=pause))
@@ -176,12 +176,19 @@ class Execution:
             self.outcome = Outcome(claim, JobState.DEAD, reason)
             self.result = "dead"
             level, outlook = logging.ERROR, "it is dead"
-        is_bug = error is not None and not is_transient(error)
+        is_bug = error is not None and not isinstance(error, _DECLARED) and not is_transient(error)
         logger.log(level, "failed: %s; %s", reason, outlook, exc_info=error if is_bug else None)
 
 
 def _describe(error: BaseException) -> str:
-    """Return what an error is and where it was raised; its message may hold values."""
+    """Return what an error is and where it was raised; its message may hold values.
+
+    Of those that jobs raise for it, return the text.
+    """
+    if isinstance(error, _DECLARED) and str(error):
+        reason = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+        # What PostgreSQL has no text for would keep the worker from reporting anything.
+        return reason.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
     if isinstance(error, SQLAlchemyError | DatabaseUnavailableError):
         return describe_error(error)[:_ERROR_LENGTH]
     frames = extract_tb(error.__traceback__)

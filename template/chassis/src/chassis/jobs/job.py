@@ -33,6 +33,16 @@ class JobRun:
 
     id: JobId
     attempt: int
+    # If it fails, the job is dead.
+    is_last: bool = False
+
+
+class RetryableError(Exception):
+    """A run failed as it may: no bug, it is repeated. The text is kept: no secrets in it."""
+
+
+class NonRetryableError(Exception):
+    """A job can't be done, however often it is tried: it is dead. The text is kept: no secrets."""
 
 
 _PROVIDED = (Sessions, AsyncSession, ChassisSettings, JobRun)
