@@ -230,6 +230,65 @@ async def test_what_a_job_is_expected_to_raise_has_no_traceback_and_its_last_run
     assert [bool(each.exc_info) for each in failures] == [error == "bug"] * 2
 
 
+async def test_a_job_is_cancelled_by_its_key_or_id_and_retried_in_a_transaction(
+    settings: ChassisSettings,
+) -> None:
+    app = service(changed(settings, jobs_in_server=False), Courier())
+    async with started(app):
+        sessions: Sessions = app.state.sessions
+        first = await enqueue(sessions, send, item_id=1, key="a")
+        second = await enqueue(sessions, send, item_id=2)
+        await enqueue(sessions, fail, secret="", key="a")
+
+        async def change(change: Callable[..., Any], *which: Any, **key: Any) -> bool:
+            async with session_scope(sessions.write) as session:
+                changed: bool = await change(session, *which, **key)
+                await session.commit()
+            return changed
+
+        assert await change(send.cancel, key="a")
+        assert not await change(send.cancel, key="a")
+        assert not await change(fail.cancel, second)
+        assert await change(send.cancel, second)
+        cancelled, waiting = JobState.CANCELLED, JobState.WAITING
+        assert [row.state for row in await find_rows(sessions)] == [cancelled, cancelled, waiting]
+        assert not await change(fail.retry, first)
+        assert not await change(send.retry, 4)
+        assert await change(send.retry, first)
+        assert [row.state for row in await find_rows(sessions)] == [waiting, cancelled, waiting]
+        async with session_scope(sessions.write) as session:
+            await send.retry(session, second)
+            await session.rollback()
+        assert [row.state for row in await find_rows(sessions)] == [waiting, cancelled, waiting]
+        for wrong in (partial(send.cancel), partial(send.cancel, job_id=1, key="a")):
+            with pytest.raises(
+                TypeError, match=r"send\.cancel takes either the id of a job or key="
+            ):
+                await wrong(session)
+
+
+async def test_a_job_that_is_retried_runs_at_once_by_the_databases_clock(
+    settings: ChassisSettings,
+) -> None:
+    courier = Courier()
+    app = service(changed(settings, jobs_poll_seconds=60), courier)
+    async with started(app):
+        sessions: Sessions = app.state.sessions
+        # Until the worker has looked for jobs.
+        await enqueue(sessions, rename, item_id=1)
+        await until_state(sessions, JobState.DONE)
+        job_id = await enqueue(sessions, send, item_id=1, delay=timedelta(hours=1))
+        statements: list[str] = []
+        write, _ = (engine.sync_engine for engine in engines(app))
+        event.listen(write, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        async with session_scope(sessions.write) as session:
+            await send.retry(session, job_id)
+            await session.commit()
+        await until_state(sessions, JobState.DONE, JobState.DONE)
+        [retried] = [each for each in statements if "run_at=" in each and "started_at" not in each]
+        assert ("statement_timestamp" in retried) == (write.dialect.name == "postgresql")
+
+
 async def test_what_a_job_writes_is_committed_with_its_end(settings: ChassisSettings) -> None:
     app = service(settings, Courier())
     async with started(app) as client:

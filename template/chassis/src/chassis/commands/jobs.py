@@ -6,7 +6,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from ..db.session_factories import open_sessions
 from ..db.sessions import session_scope
@@ -118,14 +117,15 @@ async def cancel(settings: ChassisSettings, ids: tuple[int, ...]) -> None:
 async def _change(
     settings: ChassisSettings,
     ids: Sequence[int],
-    change: Callable[[AsyncSession, Sequence[int]], Awaitable[set[int]]],
+    change: Callable[..., Awaitable[set[int]]],
     done: str,
 ) -> None:
     """Change jobs in one transaction; those that could not be changed are an error at the end."""
+    from ..jobs.model import JobRecord
     from ..jobs.records import find_states
 
     async with open_sessions(settings) as sessions, session_scope(sessions.write) as session:
-        changed = await change(session, ids)
+        changed = await change(session, JobRecord.id.in_(ids))
         left = [each for each in dict.fromkeys(ids) if each not in changed]
         states = await find_states(session, left)
         await session.commit()

@@ -15,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..db.sessions import Sessions
 from ..http.request import outgoing_headers
 from ..settings import ChassisSettings
+from .model import JobRecord
 from .queue import NewJob, insert_job
+from .records import cancel_jobs, retry_jobs
 from .registry import find_registry, wake_after_commit
 from .schedule import Schedule
 
@@ -105,6 +107,28 @@ class Job(Generic[Parameters]):
         job_id = await insert_job(session, new)
         wake_after_commit(session, registry)
         return job_id
+
+    async def retry(self, session: AsyncSession, job_id: JobId) -> bool:
+        """Make one that is dead, cancelled or waits due now. Return whether there is one.
+
+        It has all its retries again.
+        """
+        found = await retry_jobs(session, JobRecord.name == self.name, JobRecord.id == job_id)
+        wake_after_commit(session, find_registry(session))
+        return bool(found)
+
+    async def cancel(
+        self, session: AsyncSession, job_id: JobId | None = None, *, key: str | None = None
+    ) -> bool:
+        """Cancel one that waits or runs, by its id or its key. Return whether there was one.
+
+        One that runs is stopped within a third of `APP_JOBS_LEASE_SECONDS`, and can't commit.
+        """
+        if (job_id is None) == (key is None):
+            raise TypeError(f"{self.name}.cancel takes either the id of a job or key=…")
+        wanted = [JobRecord.name == self.name, JobRecord.finished_at.is_(None)]
+        wanted.append(JobRecord.key == key if job_id is None else JobRecord.id == job_id)
+        return bool(await cancel_jobs(session, *wanted))
 
     def dump_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments as JSON has them. Raise TypeError if one is wrong, without its value."""

@@ -59,6 +59,8 @@ class JobRecord(Base):
         _partial_index("ix_jobs_waiting", "state = 'waiting'", "queue", "priority", "run_at"),
         _partial_index("ix_jobs_running", "state = 'running'", "lease_until"),
         _partial_index("ix_jobs_finished", "finished_at IS NOT NULL", "state", "finished_at"),
+        # Those that have a key and have not ended.
+        _partial_index("ix_jobs_key", "key IS NOT NULL AND finished_at IS NULL", "name", "key"),
         _partial_index(
             *("uq_jobs_key", "key IS NOT NULL AND state = 'waiting' AND fence = 0", "name", "key"),
             unique=True,

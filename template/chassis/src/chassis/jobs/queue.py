@@ -93,11 +93,11 @@ async def insert_job(session: AsyncSession, job: NewJob) -> int:
         raise QueueError("jobs need SQLite or PostgreSQL")
     values = job._asdict()
     values |= {
-        "run_at": _moment(session, values.pop("delay")),
+        "run_at": moment_after(session, values.pop("delay")),
         "state": JobState.WAITING,
         "attempts": 0,
         "fence": 0,
-        "created_at": _moment(session),
+        "created_at": moment_after(session),
     }
     statement = insert(JOBS).values(values).on_conflict_do_nothing().returning(JOBS.c.id)
     same = select(JOBS.c.id).where(JOBS.c.name == job.name, JOBS.c.key == job.key)
@@ -114,7 +114,7 @@ async def insert_job(session: AsyncSession, job: NewJob) -> int:
 
 async def has_work(session: AsyncSession, queues: Mapping[str, Sequence[str]]) -> bool:
     """Return whether something can be claimed, or was left by a worker that died; write nothing."""
-    now = _moment(session)
+    now = moment_after(session)
     due = select(JOBS.c.id).where(_IS_WAITING, JOBS.c.queue.in_(queues), JOBS.c.run_at <= now)
     due = due.where(JOBS.c.name.in_(chain.from_iterable(queues.values())))
     left = select(JOBS.c.id).where(_IS_RUNNING, JOBS.c.lease_until < now)
@@ -141,7 +141,7 @@ async def claim_jobs(
         return []
     picked = (
         select(JOBS.c.id)
-        .where(_IS_WAITING, JOBS.c.queue == queue, JOBS.c.run_at <= _moment(session))
+        .where(_IS_WAITING, JOBS.c.queue == queue, JOBS.c.run_at <= moment_after(session))
         .where(JOBS.c.name.in_(names))
         .order_by(JOBS.c.priority, JOBS.c.run_at)
         .limit(count)
@@ -151,9 +151,9 @@ async def claim_jobs(
     claim = (
         update(JOBS)
         .where(JOBS.c.id.in_(select(picked.c.id)))
-        .values(state=JobState.RUNNING, started_at=_moment(session))
+        .values(state=JobState.RUNNING, started_at=moment_after(session))
         .values(attempts=JOBS.c.attempts + 1, fence=JOBS.c.fence + 1)
-        .values(lease_until=_moment(session, lease))
+        .values(lease_until=moment_after(session, lease))
         .returning(*_CLAIMED)
     )
     claims = [Claim(*row) for row in await session.execute(claim)]
@@ -168,7 +168,7 @@ async def renew_leases(
     renewal = (
         update(JOBS)
         .where(_IS_RUNNING, tuple_(JOBS.c.id, JOBS.c.fence).in_(held))
-        .values(lease_until=_moment(session, lease))
+        .values(lease_until=moment_after(session, lease))
         .returning(JOBS.c.id)
     )
     return set(await session.scalars(renewal)) if held else set()
@@ -176,7 +176,7 @@ async def renew_leases(
 
 async def reap_jobs(session: AsyncSession) -> int:
     """Let the jobs wait again whose workers died. Return how many were found."""
-    now = _moment(session)
+    now = moment_after(session)
     left = (
         select(JOBS.c.id)
         .where(_IS_RUNNING, JOBS.c.lease_until < now)
@@ -200,7 +200,7 @@ async def report_outcomes(session: AsyncSession, outcomes: Sequence[Outcome]) ->
         finish = _update_claim(
             state=bindparam("new_state"),
             error=bindparam("new_error"),
-            finished_at=_moment(session),
+            finished_at=moment_after(session),
         )
         rows = [
             {"new_state": each.state, "new_error": each.error, **_identify(each.claim)}
@@ -211,7 +211,7 @@ async def report_outcomes(session: AsyncSession, outcomes: Sequence[Outcome]) ->
         if each.state is JobState.WAITING:
             again = _update_claim(
                 state=JobState.WAITING,
-                run_at=_moment(session, each.delay),
+                run_at=moment_after(session, each.delay),
                 attempts=each.claim.attempts - (not each.counts),
                 error=each.error,
             )
@@ -220,7 +220,7 @@ async def report_outcomes(session: AsyncSession, outcomes: Sequence[Outcome]) ->
 
 async def finish_in_transaction(session: AsyncSession, claim: Claim) -> None:
     """Mark a job as done, in the transaction of its own work. Raise LeaseLostError if it is not."""
-    done = _update_claim(state=JobState.DONE, error=None, finished_at=_moment(session))
+    done = _update_claim(state=JobState.DONE, error=None, finished_at=moment_after(session))
     if await session.scalar(done.returning(JOBS.c.id), _identify(claim)) is None:
         raise LeaseLostError
 
@@ -241,7 +241,7 @@ def _identify(claim: Claim) -> dict[str, Any]:
     return {"claimed_id": claim.id, "claimed_fence": claim.fence}
 
 
-def _moment(session: AsyncSession, delay: timedelta = timedelta()) -> ColumnElement[datetime]:
+def moment_after(session: AsyncSession, delay: timedelta = timedelta()) -> ColumnElement[datetime]:
     """Return the moment after a delay, by the database's clock."""
     if session.get_bind().dialect.name == "sqlite":
         return literal(datetime.now(UTC) + delay, UTCDateTime())

@@ -12,6 +12,7 @@ from ..db.errors import describe_error, is_missing_table, is_transient
 from ..db.sessions import Sessions, session_scope
 from ..http.stopping import Stop
 from .model import JobRecord, JobState
+from .queue import moment_after
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +48,14 @@ async def find_jobs(
     return (await session.scalars(newest)).all()
 
 
-async def retry_jobs(session: AsyncSession, ids: Sequence[int]) -> set[int]:
+async def retry_jobs(session: AsyncSession, *wanted: ColumnElement[bool]) -> set[int]:
     """Make jobs due now, with all their retries. Return the ids of those that could be."""
     retried = (
         update(JobRecord)
-        .where(JobRecord.id.in_(ids), _is_in(*MAY_BE_RETRIED))
+        .where(*wanted, _is_in(*MAY_BE_RETRIED))
         .values(
             state=JobState.WAITING,
-            run_at=datetime.now(UTC),
+            run_at=moment_after(session),
             attempts=0,
             # It waits beside one of its key that was enqueued meanwhile.
             fence=JobRecord.fence + 1,
@@ -65,12 +66,12 @@ async def retry_jobs(session: AsyncSession, ids: Sequence[int]) -> set[int]:
     return set(await session.scalars(retried))
 
 
-async def cancel_jobs(session: AsyncSession, ids: Sequence[int]) -> set[int]:
+async def cancel_jobs(session: AsyncSession, *wanted: ColumnElement[bool]) -> set[int]:
     """Cancel jobs; one that runs can't commit any more. Return the ids of those that could be."""
     cancelled = (
         update(JobRecord)
-        .where(JobRecord.id.in_(ids), _is_in(*MAY_BE_CANCELLED))
-        .values(state=JobState.CANCELLED, finished_at=datetime.now(UTC), lease_until=None)
+        .where(*wanted, _is_in(*MAY_BE_CANCELLED))
+        .values(state=JobState.CANCELLED, finished_at=moment_after(session), lease_until=None)
         .returning(JobRecord.id)
     )
     return set(await session.scalars(cancelled))
@@ -86,7 +87,7 @@ async def count_jobs(session: AsyncSession) -> list[JobCount]:
     """Count what is due and what runs, of each name that has any."""
     due = (
         select(JobRecord.name, func.count(), func.min(JobRecord.run_at))
-        .where(_is_in(JobState.WAITING), JobRecord.run_at <= datetime.now(UTC))
+        .where(_is_in(JobState.WAITING), JobRecord.run_at <= moment_after(session))
         .group_by(JobRecord.name)
     )
     running = (

@@ -60,7 +60,7 @@ class Schedule:
         if missed not in ("once", "never"):
             raise ValueError(f'{self}: missed is "once" or "never", not {missed!r}')
         try:
-            self._timezone = ZoneInfo(timezone)
+            self.timezone = ZoneInfo(timezone)
         except (ZoneInfoNotFoundError, ValueError):
             raise ValueError(f"{self}: there is no such time zone: Europe/Berlin is one") from None
         self.find_next(datetime.now(UTC))
@@ -89,7 +89,7 @@ class Schedule:
                 "uv add 'service-chassis[jobs]'"
             ) from None
         try:
-            ticks = CronSim(self._cron, after.astimezone(self._timezone))
+            ticks = CronSim(self._cron, after.astimezone(self.timezone))
             # In the hour that comes twice it begins with those of the first.
             yield from (tick.astimezone(UTC) for tick in ticks if tick > after)
         except CronSimError as error:

@@ -1,7 +1,7 @@
 """The jobs that were enqueued in a test, which run when it says so."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +26,7 @@ class Jobs:
         self._worker = worker
         self._sessions = sessions
         self._own_sessions = own_sessions
+        self._ticks: dict[str, datetime] = {}
 
     async def waiting(self, job: "AnyJob") -> list[dict[str, Any]]:
         """Return the arguments of what waits of a job, the oldest first."""
@@ -49,6 +50,22 @@ class Jobs:
         if errors:
             raise errors[0]
         return len(ended)
+
+    async def tick(self, job: "AnyJob") -> datetime:
+        """Enqueue a job as at the next tick of its schedule, and return that, by its clock.
+
+        The call after that is of the tick after that. The job runs in `run_all`.
+        """
+        from ..jobs.schedule import enqueue_due, register_schedules
+
+        require_commits(self._own_sessions, "the clock ticks")
+        if job.schedule is None:
+            raise ValueError(f"the job {job.name} has no schedule: write @every(…) above its @job")
+        scheduled, now = [(job, job.schedule)], datetime.now(UTC)
+        await register_schedules(scheduled, self._sessions, now)
+        tick = self._ticks[job.name] = job.schedule.find_next(self._ticks.get(job.name, now))
+        await enqueue_due(scheduled, self._sessions, tick)
+        return tick.astimezone(job.schedule.timezone)
 
     async def move_time(self, step: timedelta) -> None:
         """Let time pass for what waits: it is due so much earlier."""
