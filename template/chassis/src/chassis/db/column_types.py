@@ -5,6 +5,7 @@ SQLAlchemy's types; a dialect uses these in their place (its `colspecs`).
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Context, Decimal
@@ -34,6 +35,7 @@ _Process = Callable[[Any], Any] | None
 # The digits of any decimal number that a double keeps, and those of PostgreSQL's numeric.
 _DOUBLE_DIGITS, _NUMERIC_DIGITS = 15, 1000
 _NUMERIC_CONTEXT = Context(prec=_NUMERIC_DIGITS)
+_NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def replace_types(
@@ -249,14 +251,21 @@ SQLITE_TYPES = (
 
 
 def dump_json(value: Any) -> str:
-    """Return JSON that both databases can read: no NaN, no half of a surrogate pair."""
+    """Return JSON that both databases can read: no NaN, no NUL, no half of a surrogate pair."""
     try:
         text = json.dumps(value, allow_nan=False)
+        if has_nul(text):
+            raise ValueError("a text holds a NUL")
         if "\\ud" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"no JSON of a database: {error}") from error
     return text
+
+
+def has_nul(document: str) -> bool:
+    """Return whether a JSON document holds a NUL, which PostgreSQL's JSONB refuses."""
+    return "\\u0000" in document and _NUL_IN_JSON.search(document) is not None
 
 
 def _refuse_nan(value: object) -> None:

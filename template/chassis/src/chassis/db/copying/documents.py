@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..column_types import has_nul
 from .errors import CORRECT, RefusedValueError, check_classes
 
-_NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 # What the elements of an array may be; those of other types are for the server to know.
 _ELEMENTS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("_int2", "_int4", "_int8"), (int,)),
@@ -37,7 +37,7 @@ def convert_json(values: Sequence[Any]) -> Sequence[str]:
 def convert_jsonb(values: Sequence[Any]) -> Sequence[str]:
     texts = convert_json(values)
     for text in texts:
-        if "\\u0000" in text and _NUL_IN_JSON.search(text):
+        if has_nul(text):
             raise RefusedValueError("a NUL in a text of a JSON document", f"{CORRECT}: take it out")
     return texts
 
