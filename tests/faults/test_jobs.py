@@ -179,7 +179,13 @@ def errands_behind_pgbouncer(
     """The service behind a PgBouncer; the test itself goes past it."""
     database = plain_server.create_database()
     with made_errands(plain_server.url(database), tmp_path) as made:
-        variables = {"APP_DATABASE_PGBOUNCER": "true"}
+        variables = {
+            "APP_DATABASE_PGBOUNCER": "true",
+            # A queue with a limit is locked at each claim.
+            "APP_JOBS_QUEUE_LIMITS": f"default={2 * POOLED_WORKERS}",
+            # On a busy machine any is slow.
+            "APP_DATABASE_SLOW_QUERY_SECONDS": "60",
+        }
         yield replace(made, url=transaction_pooler.url(database), variables=variables)
 
 
