@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..db.sessions import Sessions
 from ..http.request import outgoing_headers
 from ..settings import ChassisSettings
-from .model import JobRecord
+from .model import JobRecord, check_length
 from .queue import NewJob, insert_job
 from .records import cancel_jobs, retry_jobs
 from .registry import find_registry, wake_after_commit
@@ -71,6 +71,8 @@ class Job(Generic[Parameters]):
         self.priority = priority
         self.timeout_seconds = timeout_seconds
         self.schedule: Schedule | None = None
+        check_length("name", self.name)
+        check_length("queue", queue)
         if not iscoroutinefunction(function):
             raise TypeError(f"@job: {self.name} must be an `async def`")
 
@@ -95,6 +97,7 @@ class Job(Generic[Parameters]):
         registry = find_registry(session)
         if registry is not None:
             registry.check(self.name)
+        check_length("key", key or "")
         new = NewJob(
             name=self.name,
             queue=self.queue,

@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..db.base import Base
+from ..db.errors import InvalidValueError
 
 
 class JobState(StrEnum):
@@ -69,3 +70,13 @@ class JobRecord(Base):
 
 
 JOBS = JobRecord.metadata.tables[JobRecord.__tablename__]
+
+
+def check_length(name: str, text: str) -> None:
+    """Raise InvalidValueError for what a column has no room for; SQLite would take it."""
+    column: Any = JOBS.c[name].type
+    if len(text) > column.length:
+        raise InvalidValueError(
+            f"the {name} of a job has {column.length} characters at most, not {len(text)}: "
+            f"{text[:20]}…"
+        )

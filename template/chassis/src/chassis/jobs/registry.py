@@ -7,6 +7,8 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from ..db.session_guards import WriteSession
+
 if TYPE_CHECKING:
     from .job import AnyJob
     from .schedule import Scheduled
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 # Where a session of an application has its registry.
 REGISTRY = "chassis_jobs"
+# And whom its commit wakes.
+_WAKE = "chassis_jobs_wake"
 
 
 class JobRegistry:
@@ -76,11 +80,12 @@ def find_registry(session: AsyncSession) -> JobRegistry | None:
 
 def wake_after_commit(session: AsyncSession, registry: JobRegistry | None) -> None:
     """Wake the worker of this process once the session has committed."""
-    if registry is None:
-        return
-    wake = registry.wake
+    if registry is not None:
+        session.info[_WAKE] = registry.wake
 
-    def wake_worker(session: Session) -> None:
+
+@event.listens_for(WriteSession, "after_commit")
+def _wake_worker(session: Session) -> None:
+    # The end of a savepoint is no commit.
+    if not session.in_nested_transaction() and (wake := session.info.pop(_WAKE, None)):
         wake()
-
-    event.listen(session.sync_session, "after_commit", wake_worker, once=True)
