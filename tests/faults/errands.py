@@ -75,9 +75,16 @@ async def linger(number: int, sessions: Sessions) -> None:
     await fulfil.function(number, 3600, sessions)
 
 
+@job(retries=0)
+async def whisper(number: int, seconds: float) -> None:
+    """Take so long and note the end, without the database."""
+    await asyncio.sleep(seconds)
+    note_end(number)
+
+
 def create_errands(settings: Settings | None = None) -> FastAPI:
     """Build the application."""
-    return create_app(settings or Settings(), package=__name__, jobs=(fulfil, linger))
+    return create_app(settings or Settings(), package=__name__, jobs=(fulfil, linger, whisper))
 
 
 run = create_cli("errands:create_errands", settings=Settings)

@@ -8,16 +8,18 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from chassis.db import DatabaseSettings, open_sessions, session_scope
@@ -27,10 +29,11 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, Select, create_engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tests.postgres import HOST
 from tests.scale import FULL
 
-from .errands import TASKS, Run, Wish, fulfil, linger
-from .servers import Cluster, Pooler
+from .errands import TASKS, Run, Wish, fulfil, linger, whisper
+from .servers import Cluster, Pooler, Relay
 from .service import wait_until
 
 # Of kills; in none each process is killed once.
@@ -43,6 +46,7 @@ LEASE_SECONDS = 4
 START_SECONDS = 1
 LONG_JOBS = 8
 GRACE_SECONDS = 4
+AWAY_SECONDS = 20 if FULL else 3
 ENDS_WITHIN_SECONDS = 120
 
 
@@ -312,6 +316,64 @@ def test_what_runs_at_a_stop_runs_elsewhere_within_a_second(errands: Errands) ->
     # What an interpreter takes to end comes on top.
     assert ended - began < GRACE_SECONDS + 1
     assert max(waits) < 1
+
+
+def test_a_worker_that_was_frozen_past_its_lease_has_lost_its_job(errands: Errands) -> None:
+    enqueue(errands, partial(fulfil.enqueue, number=1, seconds=1))
+    with errands.started(1, "work") as [first]:
+        errands.wait_for_workers(1)
+        first.send_signal(signal.SIGSTOP)
+        with errands.started(1, "work"):
+            is_done = Run.ended.is_not(None)
+            wait_until(lambda: errands.count(Run, is_done) == 1, "the second", ENDS_WITHIN_SECONDS)
+            first.send_signal(signal.SIGCONT)
+            wait_until(lambda: "lost its lease" in errands.read_log(), "the first")
+            assert stop(first) == 0
+
+    [[lost, kept]] = errands.read_runs().values()
+    assert lost.process == first.pid != kept.process
+    assert lost.ended is None
+    assert {*errands.read_ends()} == {lost.id, kept.id}
+    assert errands.count(JobRecord, JobRecord.state == "done", JobRecord.attempts == 2) == 1
+
+
+@contextmanager
+def locked(errands: Errands) -> Iterator[None]:
+    """Let nobody write to a SQLite file."""
+    with closing(sqlite3.connect(errands.folder / "errands.db")) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextmanager
+def cut(relay: Relay, to: int) -> Iterator[None]:
+    """Cut all connections and take none."""
+    relay.close()
+    yield
+    Relay(HOST, relay.port, to)
+
+
+def test_what_ends_while_the_database_is_away_is_done_once(errands: Errands) -> None:
+    away = locked(errands)
+    if port := urlsplit(errands.url).port:
+        relay = Relay(HOST, 0, to=port)
+        errands.url = errands.url.replace(f":{port}/", f":{relay.port}/")
+        away = cut(relay, to=port)
+    variables = {"APP_JOBS_LEASE_SECONDS": "600", "APP_DATABASE_SQLITE_BUSY_TIMEOUT": "500"}
+    enqueue(errands, partial(whisper.enqueue, number=1, seconds=2))
+    with errands.started(1, "work", **variables) as [worker]:
+        is_begun = partial(errands.count, JobRecord, JobRecord.fence == 1)
+        wait_until(lambda: is_begun() == 1, "the job", ENDS_WITHIN_SECONDS)
+        with away:
+            wait_until((errands.folder / "ends").exists, "its end")
+            time.sleep(AWAY_SECONDS)
+        back = time.monotonic()
+        wait_until(lambda: not errands.has_jobs(), "the last job", ENDS_WITHIN_SECONDS)
+        print(f"reported {time.monotonic() - back:.1f} s after the database was back")
+        enqueue(errands, partial(whisper.enqueue, number=2, seconds=0))
+        wait_until(lambda: not errands.has_jobs(), "a job after it")
+        assert stop(worker) == 0
+    assert errands.count(JobRecord, JobRecord.state == "done", JobRecord.attempts == 1) == 2
 
 
 def enqueue(errands: Errands, *calls: Callable[[AsyncSession], Awaitable[int]]) -> None:

@@ -407,7 +407,9 @@ async def test_a_lease_is_renewed_for_as_long_as_the_job_runs(settings: ChassisS
     async def stay() -> None:
         await asyncio.sleep(2.5)
 
-    app = create_stock(changed(settings, jobs_lease_seconds=1), jobs=(stay,))
+    # With no room for another job, too.
+    settings = changed(settings, jobs_lease_seconds=1, jobs_concurrency=1)
+    app = create_stock(settings, jobs=(stay,))
     async with started(app):
         await enqueue(app.state.sessions, stay)
         (row,) = await until_state(app.state.sessions, JobState.DONE)

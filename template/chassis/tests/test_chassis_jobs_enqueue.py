@@ -134,3 +134,27 @@ async def test_what_its_column_has_no_room_for_is_refused_by_both(
         await take.enqueue(session, value=1, key="ü" * 200)
         with pytest.raises(InvalidValueError, match="key of a job has 200 characters at most"):
             await take.enqueue(session, value=1, key="k" * 201)
+
+
+async def test_a_job_of_another_release_is_dead_with_what_does_not_fit(
+    settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def old(order_id: int) -> None: ...
+
+    async def new(order: str) -> None: ...
+
+    app = create_stock(settings, jobs=(job(name="send", retries=0)(new),))
+    async with open_sessions(settings) as sessions:
+        async with session_scope(sessions.write) as session:
+            await job(name="send")(old).enqueue(session, order_id=7)
+            await session.commit()
+        async with started(app):
+            dead = select(JobRecord.error).where(JobRecord.state == "dead")
+            async with asyncio.timeout(30), session_scope(sessions.read) as session:
+                while (error := await session.scalar(dead)) is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+    assert error == (
+        "RetryableError: its arguments are of another release: "
+        "order: Field required; order_id: Extra inputs are not permitted"
+    )
+    assert "Traceback" not in caplog.text

@@ -138,16 +138,20 @@ class Job(Generic[Parameters]):
         try:
             model = self.arguments_model.model_validate(dict(arguments))
         except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
-                for each in error.errors(include_input=False, include_url=False)
-            )
-            raise TypeError(f"{self.name}.enqueue: {wrong}") from None
+            raise TypeError(f"{self.name}.enqueue: {_describe(error)}") from None
         return model.model_dump(mode="json")
 
     def load_arguments(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Return stored arguments as the function takes them."""
-        model = self.arguments_model.model_validate(dict(stored))
+        """Return stored arguments as the function takes them.
+
+        Raise RetryableError if it does not any more: a worker of the release before may.
+        """
+        try:
+            model = self.arguments_model.model_validate(dict(stored))
+        except ValidationError as error:
+            raise RetryableError(
+                f"its arguments are of another release: {_describe(error)}"
+            ) from None
         return {name: getattr(model, name) for name in type(model).model_fields}
 
     @cached_property
@@ -228,6 +232,14 @@ def job(
         )
 
     return decorate if function is None else decorate(function)
+
+
+def _describe(error: ValidationError) -> str:
+    """Return what is wrong with arguments, without their values."""
+    return "; ".join(
+        f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
+        for each in error.errors(include_input=False, include_url=False)
+    )
 
 
 def _is_provided(annotation: Any) -> bool:
