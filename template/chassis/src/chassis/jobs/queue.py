@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
+    Interval,
     Select,
     Update,
     bindparam,
@@ -30,12 +31,27 @@ from ..db.base import UTCDateTime
 from ..db.errors import is_missing_table
 from .model import JOBS, JobState
 
-_INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 # As the indexes have them: no planner knows that a parameter is the constant of a partial index.
 _IS_WAITING, _IS_RUNNING = text("state = 'waiting'"), text("state = 'running'")
 _LOCK_QUEUE = text("SELECT pg_advisory_xact_lock(hashtextextended('chassis jobs ' || :queue, 0))")
 REAPED_AT_ONCE = 100
 INSERT_TRIES = 20
+
+
+# An index can't be searched by `clock_timestamp`, which changes within a statement.
+_NOW: ColumnElement[datetime] = func.statement_timestamp(type_=UTCDateTime())
+# Built once: that costs as much as running them. Moments are PostgreSQL's, or passed for SQLite.
+_INSERTS = {
+    "postgresql": postgresql.insert(JOBS)
+    .values(run_at=_NOW + bindparam("delay", type_=Interval), created_at=_NOW)
+    .on_conflict_do_nothing()
+    .returning(JOBS.c.id),
+    "sqlite": sqlite.insert(JOBS).on_conflict_do_nothing().returning(JOBS.c.id),
+}
+_SAME_KEY = select(JOBS.c.id).where(
+    *(JOBS.c.name == bindparam("name"), JOBS.c.key == bindparam("key")),
+    *(_IS_WAITING, JOBS.c.fence == 0),
+)
 
 
 class QueueError(Exception):
@@ -88,25 +104,18 @@ _CLAIMED = tuple(JOBS.c[name] for name in Claim._fields)
 
 async def insert_job(session: AsyncSession, job: NewJob) -> int:
     """Insert a job. Return its id, or that of the one which waits with its key."""
-    insert = _INSERT.get(session.get_bind().dialect.name)
+    insert = _INSERTS.get(session.get_bind().dialect.name)
     if insert is None:
         raise QueueError("jobs need SQLite or PostgreSQL")
-    values = job._asdict()
-    values |= {
-        "run_at": moment_after(session, values.pop("delay")),
-        "state": JobState.WAITING,
-        "attempts": 0,
-        "fence": 0,
-        "created_at": moment_after(session),
-    }
-    statement = insert(JOBS).values(values).on_conflict_do_nothing().returning(JOBS.c.id)
-    same = select(JOBS.c.id).where(JOBS.c.name == job.name, JOBS.c.key == job.key)
-    same = same.where(_IS_WAITING, JOBS.c.fence == 0)
+    values = job._asdict() | {"state": JobState.WAITING, "attempts": 0, "fence": 0}
+    if insert is _INSERTS["sqlite"]:
+        now = datetime.now(UTC)
+        values |= {"run_at": now + values.pop("delay"), "created_at": now}
     with _explain_missing_table():
         for _ in range(INSERT_TRIES):
-            found = await session.scalar(statement)
+            found = await session.scalar(insert, values)
             # The one that is in its way may begin between the two.
-            found = found or await session.scalar(same)
+            found = found or await session.scalar(_SAME_KEY, {"name": job.name, "key": job.key})
             if found is not None:
                 return int(found)
     raise QueueError(f"{job.name} was not enqueued: no other job has its key, yet it is in its way")
@@ -245,9 +254,7 @@ def moment_after(session: AsyncSession, delay: timedelta = timedelta()) -> Colum
     """Return the moment after a delay, by the database's clock."""
     if session.get_bind().dialect.name == "sqlite":
         return literal(datetime.now(UTC) + delay, UTCDateTime())
-    # An index can't be searched by `clock_timestamp`, which changes within a statement.
-    now: ColumnElement[datetime] = func.statement_timestamp(type_=UTCDateTime())
-    return now + delay if delay else now
+    return _NOW + delay if delay else _NOW
 
 
 async def _count_running(session: AsyncSession, queue: str) -> int:
