@@ -1,6 +1,7 @@
 """Jobs: written down in a transaction, done after it, once, and given up with a reason."""
 
 import asyncio
+import json
 import signal
 import sys
 import time
@@ -187,6 +188,20 @@ async def deliver(error: str, run: JobRun, sessions: DbSessions) -> None:
     kinds = {"retry": RetryableError, "give up": NonRetryableError, "bug": ValueError}
     # Text that a database may have no bytes for.
     raise kinds[error](f"{error}\0\ud800")
+
+
+@job(retries=0)
+async def parse(text: str) -> None:
+    json.loads(text)
+
+
+async def test_an_errors_place_is_in_the_services_own_code(settings: ChassisSettings) -> None:
+    app = service(settings, Courier(), [parse])
+    async with started(app):
+        await enqueue(app.state.sessions, parse, text="pa55")
+        (row,) = await until_state(app.state.sessions, JobState.DEAD)
+    line = parse.function.__code__.co_firstlineno + 2
+    assert row.error == f"JSONDecodeError at test_chassis_jobs.py:{line}"
 
 
 async def make_due(sessions: Sessions) -> None:

@@ -10,7 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from random import uniform
 from time import perf_counter
-from traceback import extract_tb
+from traceback import walk_tb
+from types import FrameType
 from typing import Any
 
 from sqlalchemy import event
@@ -127,7 +128,7 @@ class Execution:
                     await self._call()
             except asyncio.CancelledError as error:
                 if (task := asyncio.current_task()) is None or not task.cancelling():
-                    self._fail(error, _describe(error))
+                    self._fail(error, self._describe(error))
                 else:
                     self.outcome = Outcome(claim, JobState.WAITING, counts=False)
                     self.result = "given_back"
@@ -137,9 +138,9 @@ class Execution:
                 elif limit.expired():
                     self._fail(error, f"it took longer than {job.timeout_seconds:g} s")
                 else:
-                    self._fail(error, _describe(error))
+                    self._fail(error, self._describe(error))
             except (Exception, SystemExit) as error:
-                self._fail(error, _describe(error))
+                self._fail(error, self._describe(error))
             else:
                 self.result = "done"
                 logger.info("done in %.0f ms", (perf_counter() - self.began) * 1000)
@@ -179,18 +180,24 @@ class Execution:
         is_bug = error is not None and not isinstance(error, _DECLARED) and not is_transient(error)
         logger.log(level, "failed: %s; %s", reason, outlook, exc_info=error if is_bug else None)
 
+    def _describe(self, error: BaseException) -> str:
+        """Return what an error is and where the service raised it; its message may hold values.
 
-def _describe(error: BaseException) -> str:
-    """Return what an error is and where it was raised; its message may hold values.
+        Of those that jobs raise for it, return the text.
+        """
+        kind = type(error).__name__
+        if isinstance(error, _DECLARED):
+            # What PostgreSQL has no text for would keep the worker from reporting anything.
+            text = str(error).replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+            return f"{kind}: {text}".removesuffix(": ")[:_ERROR_LENGTH]
+        if isinstance(error, SQLAlchemyError | DatabaseUnavailableError):
+            return describe_error(error)[:_ERROR_LENGTH]
+        package = self._job.function.__module__.partition(".")[0]
+        frames = list(walk_tb(error.__traceback__))
+        own = [each for each in frames if _top_package(each[0]) == package]
+        frame, line = (own or frames)[-1]
+        return f"{kind} at {Path(frame.f_code.co_filename).name}:{line}"[:_ERROR_LENGTH]
 
-    Of those that jobs raise for it, return the text.
-    """
-    if isinstance(error, _DECLARED) and str(error):
-        reason = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
-        # What PostgreSQL has no text for would keep the worker from reporting anything.
-        return reason.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-    if isinstance(error, SQLAlchemyError | DatabaseUnavailableError):
-        return describe_error(error)[:_ERROR_LENGTH]
-    frames = extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"[:_ERROR_LENGTH]
+
+def _top_package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
