@@ -1,7 +1,4 @@
-"""The statements of the queue, the same on both databases.
-
-Moments are those of PostgreSQL's clock, and on SQLite of the machine that has the file.
-"""
+"""The statements of the queue, the same on both databases."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,13 +7,11 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    ColumnElement,
     Interval,
     Select,
     Update,
     bindparam,
     func,
-    literal,
     or_,
     select,
     text,
@@ -27,8 +22,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ..db.base import UTCDateTime
 from ..db.errors import is_missing_table
+from .clock import NOW, moment_after
 from .model import JOBS, JobState
 
 # As the indexes have them: no planner knows that a parameter is the constant of a partial index.
@@ -38,12 +33,10 @@ REAPED_AT_ONCE = 100
 INSERT_TRIES = 20
 
 
-# An index can't be searched by `clock_timestamp`, which changes within a statement.
-_NOW: ColumnElement[datetime] = func.statement_timestamp(type_=UTCDateTime())
 # Built once: that costs as much as running them. Moments are PostgreSQL's, or passed for SQLite.
 _INSERTS = {
     "postgresql": postgresql.insert(JOBS)
-    .values(run_at=_NOW + bindparam("delay", type_=Interval), created_at=_NOW)
+    .values(run_at=NOW + bindparam("delay", type_=Interval), created_at=NOW)
     .on_conflict_do_nothing()
     .returning(JOBS.c.id),
     "sqlite": sqlite.insert(JOBS).on_conflict_do_nothing().returning(JOBS.c.id),
@@ -248,13 +241,6 @@ def _update_claim(**values: Any) -> Update:
 
 def _identify(claim: Claim) -> dict[str, Any]:
     return {"claimed_id": claim.id, "claimed_fence": claim.fence}
-
-
-def moment_after(session: AsyncSession, delay: timedelta = timedelta()) -> ColumnElement[datetime]:
-    """Return the moment after a delay, by the database's clock."""
-    if session.get_bind().dialect.name == "sqlite":
-        return literal(datetime.now(UTC) + delay, UTCDateTime())
-    return _NOW + delay if delay else _NOW
 
 
 async def _count_running(session: AsyncSession, queue: str) -> int:

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ..db.errors import describe_error, is_missing_table, is_transient
 from ..db.sessions import Sessions, session_scope
 from ..http.stopping import Stop
+from .clock import moment_after
 from .model import JobRecord, JobState
-from .queue import moment_after
 
 logger = logging.getLogger(__name__)
 
