@@ -62,14 +62,17 @@ class Provider:
     async def find_values(self, job: AnyJob, claim: Claim, stack: AsyncExitStack) -> dict[str, Any]:
         """Return the values of a run. Its sessions commit only while the claim is held."""
         values: dict[str, Any] = {}
+        if AsyncSession in job.provided.values():
+            # The only one: `DbSession` and `DbReadSession` are the same, as in a route.
+            write = self._guard_sessions(claim).write
+            session = await stack.enter_async_context(session_scope(write))
         for name, kind in job.provided.items():
             if kind is Sessions:
                 values[name] = self._guard_sessions(claim)
             elif kind is JobRun:
                 values[name] = JobRun(claim.id, claim.attempts, claim.attempts > job.retries)
             elif kind is AsyncSession:
-                write = self._guard_sessions(claim).write
-                values[name] = await stack.enter_async_context(session_scope(write))
+                values[name] = session
             else:
                 values[name] = next(each for each in self._values if isinstance(each, kind))
         return values

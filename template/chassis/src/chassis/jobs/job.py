@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from inspect import Parameter, iscoroutinefunction, signature
-from typing import Any, Generic, ParamSpec, get_origin, get_type_hints, overload
+from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints, overload
 
 from fastapi.params import Depends
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
@@ -16,17 +16,27 @@ from ..db.sessions import Sessions
 from ..http.request import outgoing_headers
 from ..settings import ChassisSettings
 from .model import JobRecord, check_length
+from .options import (
+    JobOptions,
+    Placing,
+    explain_validation,
+    is_class,
+    strip_annotation,
+)
 from .queue import NewJob, insert_job
 from .records import cancel_jobs, retry_jobs
 from .registry import find_registry, wake_after_commit
 from .schedule import Schedule
 
 Parameters = ParamSpec("Parameters")
+ModelT = TypeVar("ModelT", bound=BaseModel)
 Function = Callable[Parameters, Awaitable[None]]
 JobId = int
 
 # What `enqueue` takes for itself.
 _RESERVED = {"delay", "key"}
+# What a model has, whose fields the arguments are.
+_TAKEN = frozenset(dir(BaseModel))
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class NonRetryableError(Exception):
 
 
 _PROVIDED = (Sessions, AsyncSession, ChassisSettings, JobRun)
-_STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
+_STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True, validate_default=True)
 
 
 class Job(Generic[Parameters]):
@@ -71,10 +81,14 @@ class Job(Generic[Parameters]):
         self.priority = priority
         self.timeout_seconds = timeout_seconds
         self.schedule: Schedule | None = None
+        if not (iscoroutinefunction(function) and hasattr(function, "__name__")):
+            raise TypeError(f"@job: {self.name or repr(function)} must be an `async def`")
+        try:
+            JobOptions.model_validate(self, from_attributes=True)
+        except ValidationError as error:
+            raise ValueError(f"@job: {self.name}: {explain_validation(error)}") from None
         check_length("name", self.name)
         check_length("queue", queue)
-        if not iscoroutinefunction(function):
-            raise TypeError(f"@job: {self.name} must be an `async def`")
 
     def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Awaitable[None]:
         """Run the function here and now."""
@@ -92,11 +106,15 @@ class Job(Generic[Parameters]):
         """Write the job down in the session's transaction; it runs after the commit.
 
         With a key, return the job that waits already, if one of this name and key has not begun.
-        Raise TypeError for arguments that the function does not take.
+        A delay that has passed is none. Raise TypeError for arguments that the function does not
+        take, or that JSON can't hold.
         """
+        if not isinstance(session, AsyncSession):
+            raise TypeError(f"{self.name}.enqueue: it takes an AsyncSession, not {session!r}")
         registry = find_registry(session)
         if registry is not None:
             registry.check(self.name)
+        placing = self._validate(Placing, {"delay": delay or timedelta(), "key": key})
         check_length("key", key or "")
         new = NewJob(
             name=self.name,
@@ -104,8 +122,8 @@ class Job(Generic[Parameters]):
             priority=self.priority,
             arguments=self.dump_arguments(arguments),
             context=outgoing_headers(),
-            delay=delay or timedelta(),
-            key=key,
+            delay=max(placing.delay, timedelta()),
+            key=placing.key,
         )
         job_id = await insert_job(session, new)
         wake_after_commit(session, registry)
@@ -134,12 +152,23 @@ class Job(Generic[Parameters]):
         return bool(await cancel_jobs(session, *wanted))
 
     def dump_arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return arguments as JSON has them. Raise TypeError if one is wrong, without its value."""
+        """Return arguments as JSON has them. Raise TypeError if one is wrong, without its value.
+
+        Wrong is as well what would come back as another value: a secret, `datetime | str`.
+        """
+        model = self._validate(self.arguments_model, arguments)
         try:
-            model = self.arguments_model.model_validate(dict(arguments))
-        except ValidationError as error:
-            raise TypeError(f"{self.name}.enqueue: {_describe(error)}") from None
-        return model.model_dump(mode="json")
+            stored = model.model_dump(mode="json", by_alias=True, round_trip=True)
+            loaded = self.load_arguments(stored)
+        except (RetryableError, ValueError) as error:
+            kind = type(error).__name__
+            raise TypeError(f"{self.name}.enqueue: JSON can't hold an argument: {kind}") from None
+        if changed := [name for name in loaded if loaded[name] != getattr(model, name)]:
+            raise TypeError(
+                f"{self.name}.enqueue: {', '.join(changed)}: JSON would bring back another value: "
+                "pass an id, or a type that JSON can hold"
+            )
+        return stored
 
     def load_arguments(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Return stored arguments as the function takes them.
@@ -150,9 +179,15 @@ class Job(Generic[Parameters]):
             model = self.arguments_model.model_validate(dict(stored))
         except ValidationError as error:
             raise RetryableError(
-                f"its arguments are of another release: {_describe(error)}"
+                f"its arguments are of another release: {explain_validation(error)}"
             ) from None
         return {name: getattr(model, name) for name in type(model).model_fields}
+
+    def _validate(self, model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
+        try:
+            return model.model_validate(dict(values))
+        except ValidationError as error:
+            raise TypeError(f"{self.name}.enqueue: {explain_validation(error)}") from None
 
     @cached_property
     def arguments_model(self) -> type[BaseModel]:
@@ -164,20 +199,35 @@ class Job(Generic[Parameters]):
         }
         if taken := _RESERVED & fields.keys():
             raise TypeError(f"@job: {self.name}: enqueue has a {min(taken)} itself: rename it")
+        for argument in fields:
+            if argument in _TAKEN or argument.startswith("_"):
+                raise TypeError(f"@job: {self.name}: Pydantic has a {argument} itself: rename it")
         return create_model(self.name, __config__=_STRICT, **fields)
 
     @cached_property
     def provided(self) -> dict[str, Any]:
         """The parameters that the worker has values for, with their types."""
-        return {
-            name: _strip_annotation(kind)
+        kinds = {
+            name: strip_annotation(kind)
             for name, (kind, _) in self._parameters.items()
             if _is_provided(kind)
         }
+        for name, kind in kinds.items():
+            if not is_class(kind):
+                raise TypeError(
+                    f"@job: {self.name}: {name}: the worker has values of classes, and JSON can't "
+                    f"hold {self._parameters[name][0]}"
+                )
+        return kinds
 
     @cached_property
     def _parameters(self) -> dict[str, tuple[Any, Any]]:
-        hints = get_type_hints(self.function, include_extras=True)
+        try:
+            hints = get_type_hints(self.function, include_extras=True)
+        except NameError as error:
+            raise TypeError(
+                f"@job: {self.name}: {error}: import it, not `if TYPE_CHECKING` alone"
+            ) from None
         found = signature(self.function).parameters.values()
         for each in found:
             if each.name not in hints:
@@ -234,17 +284,9 @@ def job(
     return decorate if function is None else decorate(function)
 
 
-def _describe(error: ValidationError) -> str:
-    """Return what is wrong with arguments, without their values."""
-    return "; ".join(
-        f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
-        for each in error.errors(include_input=False, include_url=False)
-    )
-
-
 def _is_provided(annotation: Any) -> bool:
     """Return whether a parameter is no argument: JSON can't hold it, or a handler depends on it."""
-    kind = _strip_annotation(annotation)
+    kind = strip_annotation(annotation)
     if isinstance(kind, type) and issubclass(kind, _PROVIDED):
         return True
     if any(isinstance(each, Depends) for each in getattr(annotation, "__metadata__", ())):
@@ -254,8 +296,3 @@ def _is_provided(annotation: Any) -> bool:
     except PydanticSchemaGenerationError:
         return True
     return False
-
-
-def _strip_annotation(annotation: Any) -> Any:
-    inner = getattr(annotation, "__origin__", annotation)
-    return inner if hasattr(annotation, "__metadata__") else get_origin(annotation) or annotation

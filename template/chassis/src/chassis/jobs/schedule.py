@@ -55,13 +55,16 @@ class Schedule:
         self._text = f"@every({cron!r}, timezone={timezone!r})"
         self._cron = cron
         self.missed = missed
+        if not (isinstance(cron, str) and isinstance(timezone, str)):
+            raise TypeError(f'{self}: is written @every("0 3 * * *", timezone="Europe/Berlin")')
         if len(cron.split()) != 5:
             raise ValueError(f"{self}: has five fields: minute, hour, day, month, day of the week")
         if missed not in ("once", "never"):
             raise ValueError(f'{self}: missed is "once" or "never", not {missed!r}')
         try:
             self.timezone = ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError):
+        # A part of a name is a folder: Europe.
+        except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(f"{self}: there is no such time zone: Europe/Berlin is one") from None
         self.find_next(datetime.now(UTC))
 
@@ -107,6 +110,8 @@ def every(cron: str, *, timezone: str = "UTC", missed: Missed = "once") -> Calla
     schedule = Schedule(cron, timezone, missed)
 
     def add_schedule(job: JobT) -> JobT:
+        if not hasattr(job, "schedule"):
+            raise TypeError(f"{schedule}: stands above @job, not below it")
         if job.schedule is not None:
             raise ValueError(f"{schedule}: the job {job.name} has a schedule: write a second job")
         job.schedule = schedule
