@@ -50,7 +50,8 @@ class Move:
     def copy(self, **options: object) -> CopyReport:
         """Copy, and say nothing."""
         to = self.there.database_target
-        return copy_to_postgres(self.depot.package, self.here, to, track=track, **options)  # type: ignore[arg-type]
+        given = {"track": track, **options}
+        return copy_to_postgres(self.depot.package, self.here, to, **given)  # type: ignore[arg-type]
 
     def execute(self, *statements: str) -> None:
         """Write to the file, past all that the service would refuse."""
@@ -323,6 +324,27 @@ def test_progress_counts_each_row_once(move: Move, monkeypatch: pytest.MonkeyPat
     assert sum(steps["checking"]) == 0
 
 
+def test_rows_are_copied_and_compared_once(move: Move) -> None:
+    """A table is compared while the next one is copied, and counts where it is."""
+    fill(move.here, 500)
+    steps: dict[str, list[int]] = {}
+
+    @contextmanager
+    def count(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        steps[step] = [rows]
+        yield lambda more: steps[step].append(-more)
+
+    move.copy(track=count)
+    assert [sum(steps[step]) for step in ("checking", "copying", "comparing")] == [0, 0, 0]
+    assert steps["comparing"][0] <= steps["copying"][0]
+
+
+def test_tables_are_analyzed(move: Move) -> None:
+    fill(move.here, 50)
+    move.copy()
+    assert move.ask("SELECT reltuples FROM pg_class WHERE relname = 'kinds'") == [(50,)]
+
+
 def test_a_writer_during_the_copy_is_noticed_and_the_next_run_begins_anew(move: Move) -> None:
     fill(move.here, 500)
 
@@ -425,7 +447,7 @@ def test_a_table_that_is_analyzed_already_is_no_failure(move: Move) -> None:
 
         @contextmanager
         def lock(step: str, rows: int) -> Iterator[Callable[[int], None]]:
-            if step == "comparing":
+            if step == "copying":
                 admin.execute(text("BEGIN"))
                 admin.execute(text("LOCK TABLE log IN SHARE UPDATE EXCLUSIVE MODE"))
             yield lambda more: None
@@ -603,18 +625,14 @@ def test_a_file_that_is_replaced_is_noticed(move: Move) -> None:
 
 def test_rows_that_the_target_gets_meanwhile_are_noticed(move: Move) -> None:
     fill(move.here, 5)
-
-    @contextmanager
-    def write(step: str, rows: int) -> Iterator[Callable[[int], None]]:
-        if step == "comparing":
-            with administered(move.there) as admin:
-                admin.execute(text("UPDATE counted SET name = 'changed' WHERE id = 1"))
-        yield lambda more: None
+    stop_before("comparing", move)
+    with administered(move.there) as admin:
+        admin.execute(text("UPDATE counted SET name = 'changed' WHERE id = 1"))
 
     with pytest.raises(
         CopyError, match=r"anew with --overwrite:\n  counted: 2 rows in the file, 2"
     ):
-        copy_to_postgres(move.depot.package, move.here, move.there.database_target, track=write)
+        move.copy()
     with pytest.raises(CopyError, match="counted: 2 rows in the file, 2 there"):
         move.copy()
     move.copy(overwrite=True)

@@ -33,14 +33,14 @@ class Checker:
     """Writes rows to a rehearsal; what is refused is a finding."""
 
     def __init__(
-        self, source: SourceFile, target: Target, rehearsal: Rehearsal, findings: Findings
+        self, source: SourceFile, reader: Target, rehearsal: Rehearsal, findings: Findings
     ) -> None:
-        self._source, self._target = source, target
+        self._source, self._reader = source, reader
         self._rehearsal, self._findings = rehearsal, findings
 
     def check_values(self, pair: TablePair, advance: Advance) -> Fingerprint:
         """Return the fingerprint of a table's rows, which all are in the rehearsal then."""
-        encoder = RowEncoder(pair.columns, self._target.normalise)
+        encoder = RowEncoder(pair.columns, self._reader.normalise)
         found = Fingerprint()
 
         def encode_chunks() -> Iterator[list[bytes]]:
@@ -53,11 +53,10 @@ class Checker:
                 advance(len(lines))
                 yield lines
 
-        if not encoder.asked:
-            # The server reads rows while the next ones are encoded, and can't be asked meanwhile.
-            with suppress(sqlite3.OperationalError, *_REFUSALS):
-                self._rehearsal.write(pair, encode_chunks(), 1)
-                return found
+        # The server reads rows while the next ones are encoded.
+        with suppress(sqlite3.OperationalError, *_REFUSALS):
+            self._rehearsal.write(pair, encode_chunks(), 1)
+            return found
         return self._check_chunks(pair, encoder, advance, found.rows)
 
     def _check_chunks(

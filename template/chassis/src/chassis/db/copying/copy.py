@@ -12,12 +12,13 @@ from ..migrations.options import MigrationEnvironment
 from ..migrations.revisions import read_code_revisions
 from ..migrations.upgrade import upgrade
 from .checks import Advance, Checker, check_file, find_rounded
-from .encoder import Fingerprint, gather_lines
-from .endpoints import find_file, find_revision, open_target
+from .comparison import open_comparison
+from .encoder import Fingerprint
+from .endpoints import find_file, find_revision, open_reader, open_target
 from .errors import CopyError
 from .ledger import Ledger, find_model_sequences, write_sequence_values
 from .plan import CopyPlan, Findings, TablePair, find_name, plan_copy
-from .rehearsal import Rehearsal, name_columns
+from .rehearsal import Rehearsal
 from .source import SourceFile, SourceTable, open_source, quote_name
 from .target import Target
 
@@ -71,7 +72,8 @@ def copy_to_postgres(
         code = read_code_revisions(package, settings)
         revision = find_revision(source, code)
         target = stack.enter_context(open_target(there))
-        copy = _Copy(source, target, track, code.environment, revision)
+        reader = stack.enter_context(open_reader(there))
+        copy = _Copy(source, target, reader, track, code.environment, revision)
         tables = copy.read_tables(left_out)
         copy.prepare(tables, package, there, overwrite=overwrite)
         plan, expected = copy.check(tables, left_out)
@@ -79,7 +81,6 @@ def copy_to_postgres(
             copy.clean_up(plan)
         else:
             copy.copy_rows(plan, expected)
-            copy.compare(plan, expected)
             copy.finish(plan)
     rows = sum(found.rows for found in expected.values())
     return CopyReport(len(plan.pairs), rows, time.monotonic() - started, plan.notes)
@@ -92,11 +93,12 @@ class _Copy:
         self,
         source: SourceFile,
         target: Target,
+        reader: Target,
         track: Track,
         environment: MigrationEnvironment,
         revision: str,
     ) -> None:
-        self._source, self._target, self._track = source, target, track
+        self._source, self._target, self._reader, self._track = source, target, reader, track
         self._ledger = Ledger(target)
         self._rehearsal = Rehearsal(target)
         self._models = environment.metadata
@@ -157,7 +159,7 @@ class _Copy:
         check_file(self._source, findings)
         plan = plan_copy(self._source, self._target, findings, tables=tables, left_out=left_out)
         self._rehearsal.create(plan.pairs)
-        checker = Checker(self._source, self._target, self._rehearsal, findings)
+        checker = Checker(self._source, self._reader, self._rehearsal, findings)
         total = sum(self._source.count(pair.source) for pair in plan.pairs)
         with self._track("checking", total) as advance:
             expected = {
@@ -188,14 +190,19 @@ class _Copy:
             self._ledger.drop()
 
     def copy_rows(self, plan: CopyPlan, expected: dict[str, Fingerprint]) -> None:
-        """Copy what is not there, table by table, in transactions of some chunks of rows."""
+        """Copy what is not there, table by table, and compare all tables with the file's."""
         self._ledger.begin(expected, self._version)
         state = self._ledger.read_tables()
-        left = sum(found.rows - state[name].copied for name, found in expected.items())
-        with self._track("copying", left) as advance:
-            for pair in plan.pairs:
-                rows = expected[pair.name].rows
-                self._copy_table(pair, state[pair.name].copied, rows, advance)
+        total = sum(found.rows for found in expected.values())
+        with open_comparison(self._reader) as comparison:
+            left = total - sum(state[name].copied for name in expected)
+            with self._track("copying", left) as advance:
+                for pair in plan.pairs:
+                    rows = expected[pair.name].rows
+                    self._copy_table(pair, state[pair.name].copied, rows, advance)
+                    comparison.begin_table(pair)
+            with self._track("comparing", comparison.count_left(total)) as advance:
+                comparison.end(expected, advance)
 
     def _copy_table(self, pair: TablePair, done: int, rows: int, advance: Advance) -> None:
         for after in range(done, rows, _ROWS_IN_TRANSACTION):
@@ -206,34 +213,6 @@ class _Copy:
             self._source.refuse_change()
             advance(more)
 
-    def compare(self, plan: CopyPlan, expected: dict[str, Fingerprint]) -> None:
-        """Read all rows again. Raise CopyError for tables that differ from the file's."""
-        different = []
-        total = sum(found.rows for found in expected.values())
-        with self._track("comparing", total) as advance:
-            for pair in plan.pairs:
-                found = self._read_fingerprint(pair, advance)
-                if found != expected[pair.name]:
-                    counts = f"{expected[pair.name].rows:,} rows in the file, {found.rows:,} there"
-                    different.append(f"  {pair.name}: {counts}")
-        if different:
-            raise CopyError(
-                "these tables differ from the file's; if something else writes to the target, "
-                "stop it, and begin anew with --overwrite:\n" + "\n".join(different)
-            )
-
-    def _read_fingerprint(self, pair: TablePair, advance: Advance) -> Fingerprint:
-        query = (
-            f"COPY (SELECT {name_columns(pair)} FROM {quote_name(pair.name)}) TO STDOUT".encode()
-        )
-        found = Fingerprint()
-        with self._target.driver.cursor() as cursor, cursor.copy(query) as copy:
-            for lines in gather_lines(map(bytes, copy)):
-                found = found.add(lines)
-                advance(len(lines))
-                lines.clear()
-        return found
-
     def finish(self, plan: CopyPlan) -> None:
         """Make constraints again, set the sequences, and end the copy."""
         counters = self._source.read_counters()
@@ -243,9 +222,6 @@ class _Copy:
         ]
         self._source.refuse_change()
         self._ledger.finish(write_sequence_values(sequences, plan.pairs, counters))
-        names = ", ".join(quote_name(pair.name) for pair in plan.pairs)
-        # Autovacuum may be at work on one of them already.
-        self._target.execute(f"ANALYZE (SKIP_LOCKED) {names}")
 
     def _find_filled(self, tables: Collection[SourceTable]) -> list[str]:
         known = self._target.read_columns()

@@ -1,7 +1,6 @@
 """Texts, and JSON documents as both databases hold them; a list may stand for an array."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,8 +28,7 @@ def convert_texts(values: Sequence[Any]) -> Sequence[str]:
 
 
 def convert_json(values: Sequence[Any]) -> Sequence[str]:
-    for value in values:
-        _load_json(value)
+    _load_documents(values)
     return [*map(str, values)]
 
 
@@ -47,10 +45,10 @@ def create_array_converter(kind: str) -> Callable[[Sequence[Any]], Sequence[str]
     elements = _ELEMENTS.get(kind, (int, float, str, bool))
 
     def convert_arrays(values: Sequence[Any]) -> Sequence[str]:
-        found = [_load_json(value) for value in values]
+        found = _load_documents(values)
         if {*map(type, found)} - {list}:
             raise RefusedValueError("no list in a column of arrays", CORRECT)
-        return [*map(write_array, found)]
+        return convert_texts([*map(write_array, found)])
 
     def write_array(values: list[Any]) -> str:
         return "{" + ",".join(map(write_element, values)) + "}"
@@ -63,26 +61,36 @@ def create_array_converter(kind: str) -> Callable[[Sequence[Any]], Sequence[str]
         if type(value) not in elements:
             raise RefusedValueError("a list of other values than the array has", CORRECT)
         if isinstance(value, str):
-            return '"' + re.sub(r'(["\\])', r"\\\1", convert_texts([value])[0]) + '"'
-        return json.dumps(value)
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return str(value)
 
     return convert_arrays
 
 
-def _load_json(value: Any) -> Any:
+def _load_documents(values: Sequence[Any]) -> list[Any]:
     # SQLite makes a number of the document 5.
-    if type(value) is int or (type(value) is float and value - value == 0):
-        return value
-    check_classes([value], "JSON", str)
-    convert_texts([value])
+    check_classes((one for one in values if not _is_finite(one)), "JSON", str)
+    convert_texts([one for one in values if type(one) is str])
     try:
-        found = json.loads(value, parse_constant=_refuse_constant)
-        if "\\u" in value:
-            json.dumps(found, ensure_ascii=False).encode()
+        return [_load_text(one) if type(one) is str else one for one in values]
     except (ValueError, RecursionError):
         raise RefusedValueError("no JSON that PostgreSQL reads", CORRECT) from None
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and value - value == 0)
+
+
+def _load_text(text: str) -> Any:
+    found = _decode(text)
+    if "\\ud" in text or "\\uD" in text:
+        # Half of a surrogate pair can't be encoded.
+        json.dumps(found, ensure_ascii=False).encode()
     return found
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(name)
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode

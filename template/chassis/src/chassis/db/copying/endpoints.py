@@ -69,9 +69,7 @@ def open_target(settings: DatabaseSettings) -> Iterator[Target]:
     DatabaseSettingsError for a pooler, DatabaseUnavailableError if it is in use.
     """
     _refuse_pooler(settings)
-    with open_connection(settings) as connection:
-        driver: Any = connection.connection.driver_connection
-        target = Target(driver)
+    with open_reader(settings) as target:
         warning = encoding_warning(target.read("SHOW server_encoding")[0][0])
         if warning is not None:
             raise CopyError(f"{warning}: make the target WITH ENCODING 'UTF8' TEMPLATE template0")
@@ -79,6 +77,14 @@ def open_target(settings: DatabaseSettings) -> Iterator[Target]:
             raise CopyError(f"the target's role may not make tables: {missing}")
         _lock(target)
         yield target
+
+
+@contextmanager
+def open_reader(settings: DatabaseSettings) -> Iterator[Target]:
+    """Open another connection to a database that `open_target` has opened."""
+    with open_connection(settings) as connection:
+        driver: Any = connection.connection.driver_connection
+        yield Target(driver)
 
 
 def _refuse_pooler(settings: DatabaseSettings) -> None:

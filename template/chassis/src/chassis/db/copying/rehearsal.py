@@ -50,9 +50,12 @@ _RULES = f"""
     SELECT name, array_to_string(keys, ', '),
         format('the same values twice, where %s is unique,', tree),
         'make them differ, or delete all rows but one',
-        format('SELECT chassis_row FROM (SELECT chassis_row, count(*) OVER (PARTITION BY %s) '
-            'AS same FROM %s WHERE %s AND (%s OR ROW(%1$s) IS NOT NULL)) AS grouped WHERE same > 1',
-            array_to_string(keys, ', '), copy, predicate, takes_one_null::text), NULL
+        -- Distinct keys are counted first, which is faster than to group all rows.
+        format('WITH keyed AS NOT MATERIALIZED (SELECT * FROM %s WHERE %s AND (%s OR ROW(%s) '
+            'IS NOT NULL)) SELECT chassis_row FROM (SELECT chassis_row, count(*) OVER '
+            '(PARTITION BY %4$s) AS same FROM keyed) AS grouped WHERE same > 1 '
+            'AND (SELECT count(*) > count(DISTINCT (%4$s)) FROM keyed)',
+            copy, predicate, takes_one_null::text, array_to_string(keys, ', ')), NULL
     FROM trees WHERE indisunique
     UNION ALL
     SELECT name, '', format('the CHECK %s does not hold', conname),

@@ -139,7 +139,7 @@ def _create_numeric_converter(column: TargetColumn) -> Convert:
     def convert_numerics(values: Sequence[Any]) -> Sequence[str]:
         # The usual case, three times as fast: so few digits that a float is one number of them.
         if 0 <= scale <= precision <= 15 and not {*map(type, values)} - {int, float}:
-            texts = [f"{value:.{scale}f}" for value in values]
+            texts = (f"%.{scale}f\n" * len(values) % tuple(values)).splitlines()
             is_same = [*map(float, texts)] == [*values] and f"{-0.0:.{scale}f}" not in texts
             if is_same and max(map(abs, values), default=0) < limit:
                 return texts
