@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from httpx2 import AsyncClient
+from opentelemetry import trace
 from opentelemetry.trace import NoOpTracer, Tracer, TracerProvider
 from pydantic import BaseModel
 from starlette.middleware import Middleware
@@ -196,6 +197,17 @@ async def test_an_option_has_its_effect(settings: ChassisSettings, option: str) 
         assert (await client.get("/livez")).json() == {"status": "ok"}
     if option == "on_shutdown":
         assert noted == ["stopped"]
+
+
+async def test_while_tracing_is_off_no_provider_makes_spans(
+    settings: ChassisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "get_tracer_provider", Provider)
+    noted.clear()
+    async with started(create_stock(settings, router)) as client:
+        assert (await client.get("/noted")).json() == []
+    async with started(create_stock(settings, router, telemetry={})) as client:
+        assert (await client.get("/noted")).json() == ["traced"]
 
 
 @pytest.mark.parametrize("option", REFUSED)

@@ -189,6 +189,8 @@ def _add_defaults(
     chosen: dict[str, Any] = {
         "title": package.replace("_", " ").title(),
         "redoc_url": None,
+        # Else FastAPI asks OpenTelemetry for providers in each request: a tenth of a short one.
+        "telemetry": dict.fromkeys(("tracing", "metrics", "logs", "auto_configure"), False),
         "generate_unique_id_function": operation_id,
     }
     if "version" not in options and (version := find_version(package)) is not None:
