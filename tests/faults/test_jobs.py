@@ -39,6 +39,7 @@ from .service import wait_until
 # Of kills; in none each process is killed once.
 SECONDS = 60 if FULL else 0
 WORKERS, PRODUCERS = 4, 2 if FULL else 1
+LONGEST_LIFE_SECONDS = 16 if FULL else 8
 POOLED_WORKERS = 3
 POOLED_SECONDS = 60 if FULL else 3
 LEASE_SECONDS = 4
@@ -194,14 +195,14 @@ def errands_behind_pgbouncer(
 
 
 def kill_at_random_moments(errands: Errands, workers: list[Any], producers: list[Any]) -> None:
-    """Kill each process at least once, and start another in its place."""
+    """Kill each process once, then workers, and start another in the place of each."""
     processes = {"work": workers, "produce": producers}
     places = [(command, place) for command in processes for place in range(len(processes[command]))]
     deadline = time.monotonic() + SECONDS
     turns = random.sample(places, len(places))
     while turns or time.monotonic() < deadline:
-        command, place = turns.pop() if turns else random.choice(places)
-        time.sleep(random.uniform(0, 2))
+        command, place = turns.pop() if turns else ("work", random.randrange(WORKERS))
+        time.sleep(random.uniform(0, LONGEST_LIFE_SECONDS / WORKERS))
         errands.kill(processes[command][place])
         processes[command][place] = errands.start(command)
 
