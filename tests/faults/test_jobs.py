@@ -187,7 +187,7 @@ def errands_behind_pgbouncer(
         variables = {
             "APP_DATABASE_PGBOUNCER": "true",
             # A queue with a limit is locked at each claim.
-            "APP_JOBS_QUEUE_LIMITS": f"default={2 * POOLED_WORKERS}",
+            "APP_JOBS_QUEUE_LIMITS": f"default={3 * POOLED_WORKERS}",
             # On a busy machine any is slow.
             "APP_DATABASE_SLOW_QUERY_SECONDS": "60",
         }

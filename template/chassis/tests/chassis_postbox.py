@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from chassis_stock import Item
 from fastapi import FastAPI
@@ -21,6 +22,15 @@ async def deliver(name: str, seconds: float, session: AsyncSession) -> None:
     session.add(Item(name=name))
 
 
+@job(timeout_seconds=0.1)
+async def insist() -> None:
+    """Go on whoever cancels it."""
+    logger.info("begun: insist")
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+
 @job
 async def rest() -> None:
     """Do nothing."""
@@ -28,7 +38,7 @@ async def rest() -> None:
 
 def create_service(settings: ChassisSettings | None = None) -> FastAPI:
     """Build the application."""
-    return create_app(settings or ChassisSettings(), package=__name__, jobs=(deliver, rest))
+    return create_app(settings or ChassisSettings(), package=__name__, jobs=(deliver, insist, rest))
 
 
 run = create_cli("chassis_postbox:create_service", settings=ChassisSettings)

@@ -8,7 +8,7 @@ from subprocess import Popen
 
 import chassis_postbox
 import pytest
-from chassis_processes import PATIENCE_SECONDS, environment_of_sample, until
+from chassis_processes import PATIENCE_SECONDS, environment_of_sample, free_port, until
 from chassis_stock import Item, create_tables, executing
 from click.testing import CliRunner
 from sqlalchemy import select
@@ -70,3 +70,32 @@ async def test_it_runs_jobs_that_servers_leave_to_it_and_ends_what_it_is_at(
     with executing(settings) as connection:
         assert set(connection.scalars(select(JobRecord.state))) == {"done"}
         assert set(connection.scalars(select(Item.name))) == {"short", "long"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("command", ["work", "serve"])
+async def test_it_names_a_job_that_catches_its_cancellation_and_ends_without_it(
+    settings: ChassisSettings, tmp_path: Path, command: str
+) -> None:
+    create_tables(settings)
+    async with open_sessions(settings) as sessions, session_scope(sessions.write) as session:
+        await chassis_postbox.insist.enqueue(session)
+        await session.commit()
+    log = tmp_path / "log"
+    limits = {
+        "APP_JOBS_LEASE_SECONDS": "1",
+        "APP_SERVER_GRACEFUL_TIMEOUT_SECONDS": "3",
+        "APP_SERVER_PORT": str(free_port()),
+    }
+    environment = environment_of_sample(write_variables(settings) | limits)
+    with (
+        log.open("wb") as output,
+        Popen([*WORK[:-1], command], env=environment, stderr=output) as process,  # noqa: ASYNC220
+    ):
+        try:
+            until(lambda: "insist: it caught CancelledError, and goes on" in log.read_text())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_SECONDS) == 1
+        finally:
+            process.kill()
+    assert "the process ends without job 1: caught CancelledError, and went on" in log.read_text()

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from ..db.errors import DatabaseSettingsError, DatabaseUnavailableError, SessionPlanError
 from ..db.postgres.connection_budget import report_budget
 from ..http.routes import RouteError
-from ..http.stopping import Shutdown, server_shutdown
+from ..http.stopping import Shutdown, end_all_tasks, server_shutdown
 from ..observe.logs import LogOptions, configure_logging
 from ..settings import ChassisSettings
 from .clients import Clients, ServingLoop, limit_connections
@@ -132,6 +132,7 @@ class Server(uvicorn.Server):
         try:
             with asyncio.Runner(loop_factory=ServingLoop) as runner:
                 runner.run(self.serve(sockets))
+                runner.run(end_all_tasks())
         except Exception as error:
             if self.started:
                 raise

@@ -10,7 +10,7 @@ import click
 from fastapi import FastAPI
 
 from ..db.sqlite.pragmas import version_warning
-from ..http.stopping import LIFESPAN_END_SECONDS, Shutdown, server_shutdown
+from ..http.stopping import LIFESPAN_END_SECONDS, Shutdown, end_all_tasks, server_shutdown
 from ..settings import ChassisSettings
 from .service import ServiceReference, load_settings
 
@@ -52,7 +52,9 @@ def work(service: ServiceReference, queues: tuple[str, ...], concurrency: int | 
         ", ".join(queues or registry.names_by_queue()),
         app.state.settings.jobs_concurrency,
     )
-    asyncio.run(_work(app, app.state.settings))
+    with asyncio.Runner() as runner:
+        runner.run(_work(app, app.state.settings))
+        runner.run(end_all_tasks())
 
 
 async def _work(app: FastAPI, settings: ChassisSettings) -> None:

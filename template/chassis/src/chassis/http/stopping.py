@@ -1,6 +1,8 @@
 """The stop of the service: how tasks and streams learn of it, and how long they have."""
 
 import asyncio
+import logging
+import os
 from contextlib import suppress
 from contextvars import ContextVar
 from math import inf
@@ -10,6 +12,10 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+logger = logging.getLogger(__name__)
+
+# What a task that is cancelled at the very end has.
+LAST_SECONDS = 1.0
 # For the end of a lifespan. One that hangs would hold the process until it is killed.
 LIFESPAN_END_SECONDS = 10.0
 
@@ -77,3 +83,18 @@ async def get_server_stop(connection: HTTPConnection) -> Stop:
 
 
 ServerStop = Annotated[Stop, Depends(get_server_stop)]
+
+
+async def end_all_tasks() -> None:
+    """Cancel what is left in a process that ends, and end it without those that do not mind.
+
+    A task that catches CancelledError and goes on would hold it until it is killed.
+    """
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left and (stubborn := (await asyncio.wait(left, timeout=LAST_SECONDS))[1]):
+        names = ", ".join(sorted(task.get_name() for task in stubborn))
+        logger.error("the process ends without %s: caught CancelledError, and went on", names)
+        logging.shutdown()
+        os._exit(1)

@@ -108,10 +108,14 @@ class Execution:
         self._job = job
         self._provider = provider
         self._lease = asyncio.timeout_at(lease_end)
+        self._limit = asyncio.timeout(job.timeout_seconds)
         self._is_committing = False
 
     def extend(self, lease_end: float) -> None:
         """Go on until then; without a lease the run is cancelled at once."""
+        if self._limit.expired():
+            about = (self.claim.id, self.claim.name, self._job.timeout_seconds)
+            logger.error("job %d, %s: it caught CancelledError, and goes on after %g s", *about)
         # Unless it has ended, or is about to: what it has committed is its end.
         with suppress(RuntimeError):
             if not self._is_committing:
@@ -125,9 +129,8 @@ class Execution:
             if claim.attempts > job.retries + 1:
                 self._fail(None, "its worker died")
                 return
-            limit = asyncio.timeout(job.timeout_seconds)
             try:
-                async with self._lease, limit:
+                async with self._lease, self._limit:
                     await self._call()
             except asyncio.CancelledError as error:
                 if (task := asyncio.current_task()) is None or not task.cancelling():
@@ -138,7 +141,7 @@ class Execution:
             except (LeaseLostError, TimeoutError) as error:
                 if self._lease.expired() or isinstance(error, LeaseLostError):
                     logger.warning("the job lost its lease, or was cancelled; it is not done")
-                elif limit.expired():
+                elif self._limit.expired():
                     self._fail(error, f"it took longer than {job.timeout_seconds:g} s")
                 else:
                     self._fail(error, self._describe(error))
