@@ -6,17 +6,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from uuid import uuid4
 
 import httpx2
 
 from tests.postgres import HOST, free_port
-from tests.service import ENDS_WITHIN_SECONDS, wait_until_it_answers
+from tests.service import wait_until_it_answers
+
+from .forks import run_module
 
 SERVICES = Path(__file__).parent / "services"
 COMMAND = (sys.executable, "-m", "bank")
@@ -72,11 +76,14 @@ class Bank:
         script = REVISION.format(name=name, after=after, upgrade=upgrade, downgrade=downgrade)
         (self.revisions / f"{name}.py").write_text(script)
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the service to its end."""
-        with self.start(*arguments) as process:
-            said, _ = process.communicate(timeout=ENDS_WITHIN_SECONDS)
-        return subprocess.CompletedProcess(process.args, process.returncode, said)
+    def run(
+        self, *arguments: str, together: Barrier | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of the service to its end, with others where there is a barrier."""
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as said:
+            place = (self.variables(), self.folder, Path(said.name))
+            code = run_module("bank", arguments, *place, together)
+            return subprocess.CompletedProcess(arguments, code, said.read())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command of the service; what it says goes to one pipe."""

@@ -2,8 +2,8 @@
 
 import sqlite3
 import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -11,19 +11,10 @@ import pytest
 from tests.postgres import PASSWORD, USER
 
 from .bank import Bank
+from .forks import FORKS
 from .servers import Cluster
 
 AT_ONCE = 8
-# The command, held back when all is imported until a line comes in.
-HELD_BACK = """
-import sys
-import alembic.command
-import chassis.db.migrations
-from bank.__main__ import run
-print("ready", flush=True)
-sys.stdin.readline()
-run(["migrate"], prog_name="bank")
-"""
 TABLE = 'op.create_table("{0}", sa.Column("id", sa.Integer))'
 DROP = 'op.drop_table("{0}")'
 # Fails where it is applied twice, takes a second, and leaves a row behind.
@@ -73,13 +64,12 @@ def test_migrations_at_once_are_applied_once_and_all_succeed(
         bank.add_revision("3", CONCURRENT_INDEX, after="2")
         revisions = ["2", "3"]
 
-    processes = [start_held_back(bank) for _ in range(AT_ONCE)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    ends = [process.communicate()[0] for process in released(processes)]
+    together = FORKS.Barrier(AT_ONCE)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        migrate = [threads.submit(bank.run, "migrate", together=together) for _ in range(AT_ONCE)]
+    ends = [one.result().stdout for one in migrate]
 
-    codes = [process.returncode for process in processes]
+    codes = [one.result().returncode for one in migrate]
     applied = [sum(f"-> {one}" in end for end in ends) for one in revisions]
     print(f"exit codes {codes}, each revision applied {applied}")
     assert codes == [0] * AT_ONCE, ends
@@ -262,28 +252,6 @@ def test_a_backup_is_made_when_there_is_something_to_migrate(
         assert connection.execute("SELECT name FROM entries").fetchall() == [("mine",)]
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("1",)]
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-
-
-def start_held_back(bank: Bank) -> subprocess.Popen[str]:
-    """Start a migration that waits for a line."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HELD_BACK],
-        env=bank.variables(),
-        cwd=bank.folder,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def released(processes: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
-    """Let all go at once."""
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return processes
 
 
 def wait_for_lock(server: Cluster, database: str) -> None:
