@@ -26,16 +26,29 @@ def metered(rendered: Render, shared: Path) -> Service:
     return Service(once(shared / "services" / "metered", make), python)
 
 
+@pytest.fixture(scope="session")
+def migrated_file(metered: Service, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The service's database as a file, to copy."""
+    file = tmp_path_factory.mktemp("migrated") / "app.db"
+    metered.with_environment(APP_DATABASE_SQLITE_PATH=str(file)).cli("migrate").check()
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_database(metered: Service, postgres: Postgres) -> str:
+    """The service's database on PostgreSQL, to copy."""
+    name = postgres.create_database()
+    metered.with_environment(APP_DATABASE_URL=postgres.url(name)).cli("migrate").check()
+    return name
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def attacked(request: pytest.FixtureRequest, metered: Service, tmp_path: Path) -> Attacked:
     """That service on a migrated database of the test's own, on either backend."""
     if request.param == "sqlite":
-        file = str(tmp_path / "app.db")
-        made = Attacked(metered.with_environment(APP_DATABASE_SQLITE_PATH=file))
-    else:
-        postgres: Postgres = request.getfixturevalue("postgres")
-        name = postgres.create_database()
-        service = metered.with_environment(APP_DATABASE_URL=postgres.url(name))
-        made = Attacked(service, postgres, name)
-    made.service.cli("migrate").check()
-    return made
+        file = shutil.copyfile(request.getfixturevalue("migrated_file"), tmp_path / "app.db")
+        return Attacked(metered.with_environment(APP_DATABASE_SQLITE_PATH=str(file)))
+    postgres: Postgres = request.getfixturevalue("postgres")
+    name = postgres.create_database(request.getfixturevalue("migrated_database"))
+    service = metered.with_environment(APP_DATABASE_URL=postgres.url(name))
+    return Attacked(service, postgres, name)

@@ -20,10 +20,10 @@ from .attacked import ITEM, SETTLES_WITHIN_SECONDS, Attacked, Running
 
 Series = tuple[str, str, str]
 
-ROUNDS = 50 if FULL else 8
+ROUNDS = 50 if FULL else 5
 CLIENTS = 8
 SCRAPES = 6
-RANDOM_PATHS = 10_000 if FULL else 1_000
+RANDOM_PATHS = 10_000 if FULL else 250
 REQUESTS = re.compile(r'http_requests_total\{method="(.+)",route="(.+)",status="(\d+)"\}')
 # What is asked for, and what it is counted as.
 ASKED: tuple[tuple[str, str, object, Series], ...] = (
