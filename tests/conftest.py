@@ -16,6 +16,7 @@ from tests.postgres import Postgres, start_postgres
 from tests.project import render
 from tests.releases import Releases, keep_few, once, this_and_next, this_one
 from tests.repository import FIRST
+from tests.scale import CASES_FOR_ONE, SAMPLE
 from tests.service import TEMPORARY
 
 Render = Callable[..., Path]
@@ -33,9 +34,26 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("MYPY_CACHE_DIR", f"{os.environ[TEMPORARY]}/types")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest: at the end all would wait for it."""
+    if SAMPLE:
+        left_out = choose_left_out(items)
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: not item.name.startswith("test_the_tests_of_the_chassis_pass"))
+
+
+def choose_left_out(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Choose all but a few cases of each test; its last case, often the most, is among the few."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return [
+        item
+        for same in cases.values()
+        for number, item in enumerate(reversed(same))
+        if number % CASES_FOR_ONE
+    ]
 
 
 @pytest.hookimpl(trylast=True)

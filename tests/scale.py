@@ -2,4 +2,8 @@
 
 import os
 
-FULL = os.environ.get("CHASSIS_TEST_SCALE", "small") == "full"
+SCALE = os.environ.get("CHASSIS_TEST_SCALE", "small")
+FULL = SCALE == "full"
+# A second run, with other versions: a few cases of each test of the small size.
+SAMPLE = SCALE == "sample"
+CASES_FOR_ONE = 8
