@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from tests.containers import Engine, name_of, pick_engine
 from tests.image_source import change, prepare
-from tests.postgres import Postgres, start_postgres
+from tests.postgres import Postgres, given_postgres, start_postgres
 from tests.project import render
 from tests.releases import Releases, keep_few, once, this_and_next, this_one
 from tests.repository import FIRST
@@ -20,6 +20,8 @@ from tests.scale import CASES_FOR_ONE, SAMPLE
 from tests.service import TEMPORARY
 
 Render = Callable[..., Path]
+# The folder of the run that a page of the guide is run within.
+SHARED = "TEMPLATE_TESTS_SHARED"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -87,7 +89,9 @@ def compiled_texts() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the whole run, the same one for each of its workers."""
+    """A folder for the whole run, the same one for each of its workers, and of those within it."""
+    if SHARED in os.environ:
+        return Path(os.environ[SHARED])
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -132,7 +136,10 @@ def render_anew(template: Releases, tmp_path: Path) -> Render:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server, one for each worker."""
+    """A PostgreSQL server, one for each worker; a run within it takes the worker's."""
+    if (given := given_postgres()) is not None:
+        yield given
+        return
     with start_postgres() as server:
         yield server
 

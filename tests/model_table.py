@@ -23,7 +23,7 @@ from tests.models.trial import (
     silence,
     write_package,
 )
-from tests.postgres import start_postgres
+from tests.postgres import Postgres, start_postgres
 
 STEPS = ("writes", "lints", "one text", "applies", "stores", "no drift", "checked", "down", "again")
 CHANGE_STEPS = ("alembic", "migrate", *STEPS)
@@ -152,9 +152,9 @@ def lint(text: str) -> None:
 
 
 @contextmanager
-def open_databases() -> Iterator[Databases]:
-    """Start the server and make the folder that the databases are made in."""
-    with tempfile.TemporaryDirectory() as folder, start_postgres() as server, silence():
+def open_databases(server: Postgres) -> Iterator[Databases]:
+    """Make the folder that the databases are made in, beside a server."""
+    with tempfile.TemporaryDirectory() as folder, silence():
         yield Databases(Path(folder), server)
 
 
@@ -166,7 +166,7 @@ def main() -> int:
     wanted = sys.argv[1:]
     broken = 0
     started = time.perf_counter()
-    with open_databases() as databases:
+    with start_postgres() as server, open_databases(server) as databases:
         tables: list[tuple[str, tuple[str, ...], list[Any], Callable[..., list[Row]]]] = [
             ("shape", STEPS, SHAPES, try_shape),
             ("change", CHANGE_STEPS, CHANGES, try_change),

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from tests.model_table import open_databases
 from tests.models.trial import ENGINES
+from tests.postgres import start_postgres
 
 LIMIT, DEEP = 50, 10_000
 ROWS = LIMIT * (DEEP + 100)
@@ -102,7 +103,7 @@ async def time_median(work: Callable[[], Awaitable[object]], count: int) -> floa
 def main() -> None:
     """Print a line for each engine and order."""
     print(f"{'':28} {'page 1':>9} {f'page {DEEP:,}':>12} {'by OFFSET':>10}   ms")
-    with open_databases() as databases:
+    with start_postgres() as server, open_databases(server) as databases:
         for engine in ENGINES:
             settings = databases.create(engine)
             fill(settings, engine)

@@ -1,5 +1,7 @@
 """A real PostgreSQL for a test session: embedded, on TCP, with a password that needs quoting."""
 
+import json
+import os
 import secrets
 import shutil
 import socket
@@ -7,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +22,8 @@ PORTS = range(16384, 32768)
 USER = "team"
 PASSWORD = "p@ss/w%41rd #1"
 ACCESS = f"local all all trust\nhost all all {HOST}/32 scram-sha-256\n"
+# The server of the run that a page of the guide is run within.
+GIVEN = "TEMPLATE_TESTS_POSTGRES"
 FAST = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 
 
@@ -31,10 +35,10 @@ class Postgres:
     socket: Path
     programs: Path
 
-    def create_database(self) -> str:
-        """Create an empty database that the service's user owns, and return its name."""
+    def create_database(self, template: str = "template1") -> str:
+        """Create a database that the service's user owns, empty or a copy; return its name."""
         name = f"test_{secrets.token_hex(4)}"
-        self.execute(f"CREATE DATABASE {name} OWNER {USER}")
+        self.execute(f"CREATE DATABASE {name} OWNER {USER} TEMPLATE {template}")
         return name
 
     def url(self, database: str, scheme: str = "postgresql") -> str:
@@ -60,6 +64,20 @@ class Postgres:
         command = [*psql, *address, "--dbname", database, "--command", statement]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return done.stdout.strip()
+
+
+def given_postgres() -> Postgres | None:
+    """Find the server of the run that this one is within, if it is within one."""
+    given = os.environ.get(GIVEN)
+    if given is None:
+        return None
+    fields = json.loads(given)
+    return Postgres(fields["port"], Path(fields["socket"]), Path(fields["programs"]))
+
+
+def give(server: Postgres) -> dict[str, str]:
+    """Return the variable that a run within this one finds the server by."""
+    return {GIVEN: json.dumps(asdict(server), default=str)}
 
 
 @contextmanager

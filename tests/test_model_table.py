@@ -8,6 +8,7 @@ from tests.model_table import open_databases, try_change, try_shape
 from tests.models.changes import CHANGES, Change
 from tests.models.shapes import SHAPES, Shape
 from tests.models.trial import Databases
+from tests.postgres import Postgres
 from tests.scale import FULL
 
 REPRESENTATIVE = {
@@ -27,8 +28,8 @@ REPRESENTATIVE = {
 
 
 @pytest.fixture(scope="module")
-def databases() -> Iterator[Databases]:
-    with open_databases() as databases:
+def databases(postgres: Postgres) -> Iterator[Databases]:
+    with open_databases(postgres) as databases:
         yield databases
 
 

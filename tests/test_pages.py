@@ -1,5 +1,6 @@
 """The pages of the guide whose text is a service: each runs in a process of its own."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SHARED
+from tests.postgres import Postgres, give
 from tests.repository import ROOT
 
 FOLDER = Path(__file__).parent / "pages"
@@ -15,9 +18,10 @@ PAGES = sorted({*FOLDER.glob("[!_]*.py")} - {FOLDER / "conftest.py"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda file: file.stem)
-def test_a_page_runs_as_it_is_written(page: Path) -> None:
+def test_a_page_runs_as_it_is_written(page: Path, shared: Path, postgres: Postgres) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-n0", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    given = os.environ | {SHARED: str(shared)} | give(postgres)
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 

@@ -13,6 +13,7 @@ from tests.model_table import open_databases
 from tests.models.pages import write_page
 from tests.models.trial import Databases, Package
 from tests.pages._service import write_files
+from tests.postgres import Postgres
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,8 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="module")
-def databases() -> Iterator[Databases]:
-    with open_databases() as databases:
+def databases(postgres: Postgres) -> Iterator[Databases]:
+    with open_databases(postgres) as databases:
         yield databases
 
 
