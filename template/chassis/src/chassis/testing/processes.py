@@ -65,17 +65,26 @@ class LiveServer(ServiceProcess):
 
 
 @pytest.fixture
-def live_server(
-    service: "Service[Any]", environ: dict[str, str], tmp_path: Path
-) -> Iterator[LiveServer]:
-    """Yield a server that the service's own command runs in another process: `url`, `log_lines`."""
-    port, log = _find_free_port(), tmp_path / "server.log"
-    arguments = ("serve", "--host=127.0.0.1", f"--port={port}")
-    with _start_process(service.package, arguments, environ, log) as process:
-        server = LiveServer(f"http://127.0.0.1:{port}", process, log)
+def live_server(start_live_server: Callable[..., LiveServer]) -> LiveServer:
+    """Return a server that the service runs in another process: `url`, `log_lines`."""
+    return start_live_server()
+
+
+@pytest.fixture
+def start_live_server(start_command: Callable[..., ServiceProcess]) -> Callable[..., LiveServer]:
+    """Return a function that starts a server: `start_live_server(APP_JOBS_IN_SERVER="true")`.
+
+    Its keywords are variables of the environment.
+    """
+
+    def start(**variables: str) -> LiveServer:
+        port = _find_free_port()
+        running = start_command("serve", "--host=127.0.0.1", f"--port={port}", **variables)
+        server = LiveServer(f"http://127.0.0.1:{port}", running.process, running._log)
         server.wait_until_ready()
-        yield server
-        server.stop()
+        return server
+
+    return start
 
 
 @pytest.fixture
