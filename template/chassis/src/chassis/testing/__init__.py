@@ -42,13 +42,7 @@ from .issuer import TokenIssuer, token_issuer
 from .jobs import Jobs, jobs
 from .log_lines import LogLines, keep_log_lines
 from .migrations import check_migrations
-from .processes import (
-    LiveServer,
-    ServiceProcess,
-    live_server,
-    start_command,
-    start_live_server,
-)
+from .processes import LiveServer, ServiceProcess, live_server, start_command, start_live_server
 from .receiver import ReceivedRequest, Receiver, receiver
 from .repeated_selects import MARK_HELP, RepeatedSelects
 from .sessions import open_test_session
