@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from subprocess import Popen
 
@@ -99,3 +100,36 @@ async def test_it_names_a_job_that_catches_its_cancellation_and_ends_without_it(
         finally:
             process.kill()
     assert "the process ends without job 1: caught CancelledError, and went on" in log.read_text()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("signs", "status"),
+    [([signal.SIGTERM] * 2, 0), ([signal.SIGINT] * 2, 130), ([signal.SIGTERM, signal.SIGINT], 130)],
+)
+async def test_only_a_second_ctrl_c_cuts_its_stop_short(
+    settings: ChassisSettings, tmp_path: Path, signs: list[signal.Signals], status: int
+) -> None:
+    """`uv run` hands a SIGTERM on that the process has got already, with its group."""
+    create_tables(settings)
+    seconds = 20 if status else 1
+    await enqueue(settings, "long", seconds)
+    log = tmp_path / "work.log"
+    environment = environment_of_sample(write_variables(settings))
+    with (
+        log.open("wb") as output,
+        Popen(WORK, env=environment, stderr=output) as process,  # noqa: ASYNC220
+    ):
+        try:
+            until(lambda: "begun: " in log.read_text())
+            for sign in signs:
+                process.send_signal(sign)
+                time.sleep(0.2)  # noqa: ASYNC251
+            assert process.wait(PATIENCE_SECONDS) == status, log.read_text()
+        finally:
+            process.kill()
+    assert "Traceback" not in log.read_text()
+    assert ("stopped at once, as Ctrl-C was pressed again" in log.read_text()) == (status != 0)
+    with executing(settings) as connection:
+        state = "waiting" if status else "done"
+        assert list(connection.scalars(select(JobRecord.state))) == [state]

@@ -417,18 +417,40 @@ async def test_a_job_whose_lease_is_not_renewed_is_cancelled_before_another_work
     assert (row.fence, row.attempts) == (3, 2)
 
 
-async def test_a_lease_is_renewed_for_as_long_as_the_job_runs(settings: ChassisSettings) -> None:
+@pytest.mark.parametrize("poll_seconds", [0.05, 60])
+async def test_a_lease_is_renewed_for_as_long_as_the_job_runs(
+    settings: ChassisSettings, poll_seconds: float
+) -> None:
     @job
     async def stay() -> None:
         await asyncio.sleep(2.5)
 
     # With no room for another job, too.
-    settings = changed(settings, jobs_lease_seconds=1, jobs_concurrency=1)
-    app = create_stock(settings, jobs=(stay,))
+    once = {"jobs_lease_seconds": 1, "jobs_concurrency": 1, "jobs_poll_seconds": poll_seconds}
+    app = create_stock(changed(settings, **once), jobs=(stay,))
     async with started(app):
         await enqueue(app.state.sessions, stay)
         (row,) = await until_state(app.state.sessions, JobState.DONE)
     assert (row.fence, row.attempts) == (1, 1)
+
+
+async def test_settings_that_do_not_suit_the_jobs_are_warned_of(
+    settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = {"slow": 1, "mial": 2}
+    mistaken = changed(settings, jobs_queue_limits=limits, jobs_concurrency=50)
+    async with started(create_stock(mistaken, jobs=(fail,))):
+        pass
+    text = "APP_JOBS_QUEUE_LIMITS: no job has the queue mial; there are slow"
+    assert [each for each in caplog.messages if "APP_JOBS" in each or "APP_DATABASE" in each] == [
+        text
+    ]
+    caplog.clear()
+    async with started(create_stock(mistaken, jobs=(fail, rename))):
+        pass
+    is_postgres = settings.database_target.backend == "postgres"
+    assert ("50 jobs at once and their worker share" in caplog.text) == is_postgres
+    assert ("set APP_DATABASE_POOL_SIZE to 51 or more" in caplog.text) == is_postgres
 
 
 async def test_a_queue_has_a_limit_and_the_smaller_priority_comes_first(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 from pkgutil import resolve_name
 from typing import Any
 
@@ -53,7 +54,12 @@ def work(service: ServiceReference, queues: tuple[str, ...], concurrency: int | 
         app.state.settings.jobs_concurrency,
     )
     with asyncio.Runner() as runner:
-        runner.run(_work(app, app.state.settings))
+        try:
+            runner.run(_work(app, app.state.settings))
+        except asyncio.CancelledError:
+            logger.warning("stopped at once, as Ctrl-C was pressed again")
+            runner.run(end_all_tasks())
+            sys.exit(128 + signal.SIGINT)
         runner.run(end_all_tasks())
 
 
@@ -63,14 +69,16 @@ async def _work(app: FastAPI, settings: ChassisSettings) -> None:
     task = asyncio.current_task()
     assert task is not None
 
-    def stop() -> None:
-        if shutdown.for_tasks.is_set():
-            task.cancel()  # asked a second time
+    def stop(sign: signal.Signals) -> None:
+        # SIGTERM comes twice where `uv run` hands on what its process group got.
+        if shutdown.for_tasks.is_set() and sign == signal.SIGINT:
+            shutdown.begin(0)
+            task.cancel()
         shutdown.begin(settings.server_graceful_timeout_seconds)
         shutdown.for_requests.set()
 
     for sign in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(sign, stop)
+        asyncio.get_running_loop().add_signal_handler(sign, stop, sign)
     async with asyncio.timeout(None) as limit, app.router.lifespan_context(app):
         await shutdown.for_tasks.wait()
         await shutdown.wait_for_tasks()

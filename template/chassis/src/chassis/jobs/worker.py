@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -42,7 +42,26 @@ def create_worker(app: FastAPI, registry: JobRegistry, state: Mapping[str, Any] 
     provider = Provider(sessions, settings, [*(state or {}).values(), app])
     for job in registry:
         provider.check(job)
+    if settings.jobs_in_server:
+        for warning in _find_mistakes(settings, registry):
+            logger.warning("%s", warning)
     return Worker(registry, provider, sessions, settings)
+
+
+def _find_mistakes(settings: ChassisSettings, registry: JobRegistry) -> Iterator[str]:
+    """Yield what is wrong with settings that are valid by themselves."""
+    queues = registry.names_by_queue()
+    for queue in sorted(settings.jobs_queue_limits.keys() - queues.keys()):
+        yield f"APP_JOBS_QUEUE_LIMITS: no job has the queue {queue}; there are {', '.join(queues)}"
+    concurrency = settings.jobs_concurrency
+    connections = settings.database_pool_size + settings.database_max_overflow
+    is_shared = settings.database_target.backend != "sqlite" and concurrency >= connections
+    if is_shared and any({AsyncSession, Sessions} & {*job.provided.values()} for job in registry):
+        yield (
+            f"{concurrency} jobs at once and their worker share {connections} connections: a job "
+            "that waits for one too long has failed; set APP_DATABASE_POOL_SIZE to "
+            f"{concurrency + 1} or more, or APP_JOBS_CONCURRENCY lower"
+        )
 
 
 class Worker:
@@ -78,7 +97,9 @@ class Worker:
         try:
             while not stop.is_set():
                 await self._exchange(claims=True)
-                await self._pause(self._poll_seconds)
+                # Leases are renewed in time, however seldom a worker looks for jobs.
+                renewal = self._lease.total_seconds() / 6 if self._running else self._poll_seconds
+                await self._pause(min(self._poll_seconds, renewal))
             while self._running and stop.seconds_left() > RELEASE_SECONDS:
                 await self._exchange(claims=False)
                 await self._pause(min(stop.seconds_left() - RELEASE_SECONDS, 1))
