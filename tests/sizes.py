@@ -33,14 +33,14 @@ class Room:
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
 ROOMS = (
-    Room("src/chassis", 834),
+    Room("src/chassis", 836),
     Room("src/chassis/http", 1873),
     Room("src/chassis/observe", 773),
     Room("src/chassis/db", 2526),
     Room("src/chassis/db/address", 1560),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 760),
-    Room("src/chassis/commands", 2443),
+    Room("src/chassis/commands", 2451),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1530, in_core=False),
     Room("src/chassis/db/copying", 1911, in_core=False),
