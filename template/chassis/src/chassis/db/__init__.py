@@ -18,6 +18,7 @@ from .request_sessions import (
     get_db_session,
     get_db_sessions,
 )
+from .rows import fetch_dicts
 from .session_factories import create_session_factory, open_sessions
 from .sessions import SessionFactory, Sessions, session_scope
 from .transaction import run_transaction
@@ -42,6 +43,7 @@ __all__ = [
     "create_database_engine",
     "create_read_engine",
     "create_session_factory",
+    "fetch_dicts",
     "find_conflict",
     "get_db_read_session",
     "get_db_session",
