@@ -110,6 +110,70 @@ def test_constraints_are_as_before(move: Move) -> None:
     assert move.ask(query) == before
 
 
+INDEXES = """
+op.create_table('sought', sa.Column('id', sa.Integer, primary_key=True), sa.Column('a', sa.Text),
+    sa.Column('b', sa.Integer), sa.UniqueConstraint('b', 'a', name='pairs'))
+if op.get_bind().dialect.name == 'postgresql':
+    op.execute("CREATE UNIQUE INDEX partial ON sought (lower(a) DESC) WHERE b > 1")
+    op.execute("CREATE INDEX filled ON sought USING gin ((ARRAY[a])) WITH (fastupdate = off)")
+    op.execute("CREATE UNIQUE INDEX more ON sought (b, a text_pattern_ops) INCLUDE (id)")
+    op.execute("COMMENT ON INDEX more IS 'it''s 100%% unique'")
+    op.execute("COMMENT ON INDEX pairs IS 'pairs'")
+    op.execute("COMMENT ON CONSTRAINT pairs ON sought IS 'pairs, once'")
+    op.execute("ALTER TABLE sought ADD CONSTRAINT late UNIQUE (a, id) DEFERRABLE")
+    op.execute("CREATE INDEX counted_more ON sought ((b + 1))")
+    op.execute("ALTER INDEX counted_more ALTER COLUMN 1 SET STATISTICS 500")
+    op.execute("CREATE INDEX sorted ON sought (b)")
+    op.execute("ALTER TABLE sought CLUSTER ON sorted")
+"""
+
+
+def test_indexes_are_made_again_once_the_rows_are_there(move: Move) -> None:
+    query = """SELECT pg_get_indexdef(indexrelid), obj_description(indexrelid, 'pg_class'),
+        indisvalid, indisclustered, indimmediate, pg_get_constraintdef(c.oid),
+        obj_description(c.oid, 'pg_constraint'), attstattarget
+        FROM pg_index LEFT JOIN pg_constraint c ON conindid = indexrelid AND contype <> 'f'
+        JOIN pg_attribute a ON a.attrelid = indexrelid AND a.attnum = 1
+        WHERE indrelid::regclass::text IN ('kinds', 'trees', 'sought') ORDER BY indexrelid::text"""
+    create_on_both(move, INDEXES.strip().replace("\n", "\n    "))
+    upgrade(move.depot.package, move.there)
+    before = sorted(move.ask(query), key=repr)
+    fill(move.here, 100)
+    move.execute("INSERT INTO sought VALUES (1, 'ü', 2), (2, 'b', 3)")
+    seen = []
+
+    @contextmanager
+    def look(step: str, rows: int) -> Iterator[Callable[[int], None]]:
+        seen.append(len(move.ask(query)))
+        yield lambda more: None
+
+    move.copy(track=look)
+
+    assert sorted(move.ask(query), key=repr) == before
+    assert seen == [12, 5, 12]
+    assert move.ask("SELECT a, b FROM sought ORDER BY id") == [("ü", 2), ("b", 3)]
+
+
+def test_a_changed_file_is_checked_again_against_all_constraints(move: Move) -> None:
+    """The first copy has taken them away."""
+    fill(move.here, 20)
+    stop_before("comparing", move)
+    move.execute(
+        "UPDATE trees SET parent_id = 77 WHERE id = 1",
+        "UPDATE kinds SET uuid = upper((SELECT min(uuid) FROM kinds)) "
+        "WHERE uuid = (SELECT max(uuid) FROM kinds)",
+    )
+    with pytest.raises(CopyError, match="would refuse this; no row was written") as caught:
+        move.copy()
+    assert "kinds.uuid: the same values twice" in str(caught.value)
+    assert "no row of trees that it refers to" in str(caught.value)
+    assert move.ask("SELECT count(*) FROM kinds") == [(0,)]
+
+    move.execute("UPDATE trees SET parent_id = 2 WHERE id = 1", "UPDATE kinds SET uuid = NULL")
+    move.copy()
+    assert_equal(move)
+
+
 def test_the_next_row_gets_the_next_number(move: Move) -> None:
     fill(move.here, 100)
     move.copy()

@@ -135,8 +135,10 @@ def find_rounded(source: SourceFile, pair: TablePair) -> Iterator[str]:
         if column.kind != "numeric" or column.modifier == -1:
             continue
         scale = column.scale
+        # The second condition is the last one in short: it takes a third of the time.
         query = (
             f"SELECT count(*) FROM {quote_name(pair.source.name)} WHERE typeof({name}) = 'real' "
+            f"AND {name} * 1e{scale} <> CAST({name} * 1e{scale} AS INTEGER) "
             f"AND abs({name} - round({name}, {scale})) > 1e-12 * abs({name})"
         )
         if number := source.read(query)[0][0]:

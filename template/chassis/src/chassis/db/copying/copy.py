@@ -167,6 +167,7 @@ class _Copy:
                 for pair in plan.pairs
                 if pair.columns
             }
+            self._ledger.keep_only(expected)
             checker.check_constraints(plan)
         plan = CopyPlan(plan.pairs, (*plan.notes, *self._find_notes(plan)))
         self._source.refuse_change()
@@ -212,6 +213,7 @@ class _Copy:
                 self._ledger.add_copied(pair.name, more)
             self._source.refuse_change()
             advance(more)
+        self._ledger.restore(pair.name)
 
     def finish(self, plan: CopyPlan) -> None:
         """Make constraints again, set the sequences, and end the copy."""

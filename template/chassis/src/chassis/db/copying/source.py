@@ -17,7 +17,7 @@ from .errors import CopyError
 Row = tuple[Any, ...]
 
 # A chunk of rows ends at the first of these: wide rows must not fill the memory.
-_CHUNK_ROWS, _CHUNK_BYTES = 2000, 1_000_000
+_CHUNK_ROWS, _CHUNK_BYTES = 500, 1_000_000
 _ROW_NUMBERS = ("rowid", "_rowid_", "oid")
 
 
