@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import httpx2
 from uv import find_uv_bin
@@ -126,9 +127,14 @@ class Finished:
         return self.output
 
 
-def wait_until_it_answers(
-    client: httpx2.Client, process: subprocess.Popen[bytes], log: Path
-) -> None:
+class Process(Protocol):
+    """A process, however it was started."""
+
+    def poll(self) -> int | None:
+        """Return its exit code, or None while it runs."""
+
+
+def wait_until_it_answers(client: httpx2.Client, process: Process, log: Path) -> None:
     """Wait for the first answer of a server, or fail with its log."""
     deadline = time.monotonic() + STARTS_WITHIN_SECONDS
     while time.monotonic() < deadline and process.poll() is None:

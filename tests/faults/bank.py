@@ -20,7 +20,7 @@ import httpx2
 from tests.postgres import HOST, free_port
 from tests.service import wait_until_it_answers
 
-from .forks import run_module
+from .forks import Fork
 
 SERVICES = Path(__file__).parent / "services"
 COMMAND = (sys.executable, "-m", "bank")
@@ -43,6 +43,9 @@ def upgrade():
 def downgrade():
     {downgrade}
 '''
+
+
+Process = Fork | subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ class Bank:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command of the service to its end, with others where there is a barrier."""
         with tempfile.NamedTemporaryFile("r", encoding="utf-8") as said:
-            place = (self.variables(), self.folder, Path(said.name))
-            code = run_module("bank", arguments, *place, together)
+            output = Path(said.name)
+            fork = Fork("bank", arguments, self.variables(), self.folder, output, together)
+            code = fork.wait()
             return subprocess.CompletedProcess(arguments, code, said.read())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -106,14 +110,7 @@ class Bank:
     def serving(self, *options: str, under: tuple[str, ...] = ()) -> Iterator["Serving"]:
         """Serve until the block ends, by another command where one is given."""
         port, log = free_port(), self.folder / f"bank-{uuid4().hex[:8]}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*under, *COMMAND, "serve", "--port", str(port), *options],
-                env=self.variables(),
-                cwd=self.folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        process = self._serve(under, ("serve", "--port", str(port), *options), log)
         try:
             url = f"http://{HOST}:{port}"
             with httpx2.Client(base_url=url, trust_env=False) as client:
@@ -122,6 +119,18 @@ class Bank:
         finally:
             process.kill()
             process.wait()
+
+    def _serve(self, under: tuple[str, ...], arguments: tuple[str, ...], log: Path) -> Process:
+        if not under:
+            return Fork("bank", arguments, self.variables(), self.folder, log)
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [*under, *COMMAND, *arguments],
+                env=self.variables(),
+                cwd=self.folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
     def variables(self) -> dict[str, str]:
         """The environment of the service's processes."""
@@ -137,7 +146,7 @@ class Bank:
 class Serving:
     """A process that serves, and its log."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     url: str
     log: Path
 

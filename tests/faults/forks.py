@@ -1,7 +1,7 @@
-"""Commands of the bank in processes that begin with the chassis imported, which takes longest."""
+"""The bank in processes that begin with the chassis imported, which takes longest."""
 
 import atexit
-import multiprocessing
+import multiprocessing.process
 import os
 import runpy
 import sys
@@ -28,28 +28,44 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(IMPORTED)
 
 
-def run_module(
-    module: str,
-    arguments: tuple[str, ...],
-    variables: Mapping[str, str],
-    folder: Path,
-    output: Path,
-    together: Barrier | None = None,
-) -> int:
-    """Run a module as `python -m` does, what it says into a file; return its exit code.
+class Fork:
+    """A process that runs a module as `python -m` does, what it says into a file."""
 
-    Several wait for one another before they run, where they are given a barrier.
-    """
-    given = (module, arguments, dict(variables), folder, output, together)
-    process = FORKS.Process(target=_become, args=given)
-    process.start()
-    process.join(ENDS_WITHIN_SECONDS)
-    code = process.exitcode
-    if code is None:
-        process.kill()
-        raise AssertionError(f"{module} {arguments} does not end:\n{output.read_text()}")
-    process.close()
-    return code
+    def __init__(
+        self,
+        module: str,
+        arguments: tuple[str, ...],
+        variables: Mapping[str, str],
+        folder: Path,
+        output: Path,
+        together: Barrier | None = None,
+    ) -> None:
+        """Several wait for one another before they run, where they are given a barrier."""
+        given = (module, arguments, dict(variables), folder, output, together)
+        self._process = FORKS.Process(target=_become, args=given)
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """Return the exit code, less than nothing for a signal, or None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float = ENDS_WITHIN_SECONDS) -> int:
+        """Wait for its end, which has to come, and return the exit code."""
+        self._process.join(seconds)
+        code = self._process.exitcode
+        if code is None:
+            self.kill()
+            raise AssertionError(f"{self._process} did not end")
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to a process that runs."""
+        if self._process.pid is not None and self.poll() is None:
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it as nothing can prevent."""
+        self._process.kill()
 
 
 def _become(
@@ -61,6 +77,8 @@ def _become(
     together: Barrier | None,
 ) -> None:
     """Turn this process into one that was started as `python -m`."""
+    # A server with a parent takes itself for a worker.
+    vars(multiprocessing.process)["_parent_process"] = None
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)
