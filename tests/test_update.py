@@ -31,7 +31,7 @@ from tests.service import Service
 from tests.update_table import run, spread
 
 RUNNING = [scenario for scenario in SCENARIOS if scenario.runs] if FULL else IMPORTANT
-WITHOUT_OWNERSHIP = SCENARIOS if FULL else SCENARIOS[::4]
+WITHOUT_OWNERSHIP = SCENARIOS if FULL else SCENARIOS[::8]
 EARLIER = spread(earlier_versions())
 ENDS = [IMPORTANT[0], IMPORTANT[-1]]
 
