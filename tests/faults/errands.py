@@ -101,7 +101,7 @@ async def produce(settings: Settings) -> None:
             for number in numbers:
                 await make_wish(sessions, number, late=settings.enqueue_after_commit)
                 await make_wish(sessions, -number, late=False)
-                await asyncio.sleep(random.uniform(0, LONGEST_SECONDS))
+                await asyncio.sleep(random.uniform(0, 2 * LONGEST_SECONDS))
 
         await asyncio.gather(*(make_wishes() for _ in range(TASKS)))
 

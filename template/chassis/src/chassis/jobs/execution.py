@@ -111,7 +111,7 @@ class Execution:
         self._limit = asyncio.timeout(job.timeout_seconds)
         self._is_committing = False
 
-    def extend(self, lease_end: float) -> None:
+    def extend(self, lease_end: float | None) -> None:
         """Go on until then; without a lease the run is cancelled at once."""
         if self._limit.expired():
             about = (self.claim.id, self.claim.name, self._job.timeout_seconds)
@@ -167,6 +167,8 @@ class Execution:
         await session.flush()
         await finish_in_transaction(session, self.claim)
         session.info.pop(_CLAIM)
+        # Its row is locked: nobody else has it, however long the commit takes.
+        self.extend(None)
         self._is_committing = True
         await session.commit()
 
