@@ -112,7 +112,7 @@ async def test_a_delay_passes_when_the_time_is_moved(jobs, session):
 async def test_a_worker_runs_as_a_process(start_command, client, session):
     worker = start_command("work")
     await client.post("/books/Dune")
-    assert await eventually(lambda: session.scalar(TITLES)) == "Dune"
+    assert await eventually(lambda: session.scalar(TITLES), seconds=30) == "Dune"
     assert worker.stop() == 0
 
 
