@@ -97,6 +97,21 @@ async def test_a_session_that_streamed_reads_on_in_autocommit(
         assert in_transaction is None or not in_transaction()
 
 
+async def test_a_transaction_that_a_reader_asks_for_ends_with_its_session(
+    filled: AsyncSession, readers: SessionFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    used: list[Any] = []
+    for _ in range(2):
+        async with session_scope(readers) as reader:
+            options = {"isolation_level": "SERIALIZABLE"}
+            connection = await reader.connection(execution_options=options)
+            assert await reader.scalar(select(Item.id).limit(1))
+            used.append((await connection.get_raw_connection()).driver_connection)
+    # It was returned as it came, and not replaced after a failed reset.
+    assert used[0] is used[1]
+    assert not caplog.records
+
+
 async def test_a_handler_streams_more_rows_than_it_holds(
     filled: AsyncSession, settings: ChassisSettings
 ) -> None:

@@ -29,8 +29,10 @@ HELD_TRANSACTION_SECONDS = 1.0
 
 def has_uncommitted_changes(session: AsyncSession) -> bool:
     """Return whether a session has something to write, or has written and not committed it."""
-    changed = any(map(session.is_modified, session.dirty))
-    return bool(session.new or changed or session.deleted or _UNCOMMITTED_KEY in session.info)
+    # The asynchronous session passes each of these on, in several times the time.
+    wrapped = session.sync_session
+    changed = any(map(wrapped.is_modified, wrapped.dirty))
+    return bool(changed or wrapped.new or wrapped.deleted or _UNCOMMITTED_KEY in wrapped.info)
 
 
 def warn_of_uncommitted_changes(session: AsyncSession, request: str, handler: object) -> None:
@@ -103,7 +105,17 @@ class ReadSession(_Session):
             # Nothing was begun so far; this returns the connection.
             self.commit()
             self.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+
+    def connection(self, bind_arguments: Any = None, execution_options: Any = None) -> Connection:
+        """Return the session's connection; one with options may be in a transaction."""
+        if execution_options:
             self.info[_SNAPSHOT_KEY] = True
+        return super().connection(bind_arguments, execution_options)
+
+    @property
+    def in_server_transaction(self) -> bool:
+        """Whether the database has to be told when the session ends."""
+        return _SNAPSHOT_KEY in self.info or not self.get_bind().dialect.skip_autocommit_rollback
 
 
 @event.listens_for(WriteSession, "after_flush")

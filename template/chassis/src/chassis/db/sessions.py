@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from .errors import NestedWriteScopeError
-from .session_guards import WriteSession
+from .session_guards import ReadSession, WriteSession
 from .statements import current_stats
 
 SessionFactory = async_sessionmaker[AsyncSession]
@@ -91,17 +91,15 @@ class ManagedSession:
 
     async def close(self, *, failed: bool) -> None:
         """Roll back what was not committed and return the connection."""
-        session = self.session
+        wrapped = self.session.sync_session
+        only_read = isinstance(wrapped, ReadSession) and not wrapped.in_server_transaction
         try:
-            if not session.in_transaction():
-                # It holds no connection.
-                session.sync_session.close()
-            elif not failed and session.get_bind().dialect.skip_autocommit_rollback:
-                # At most the end of a stream's transaction is sent to the database.
-                await session.close()
+            if not wrapped.in_transaction() or (only_read and not failed):
+                # Nothing is sent to the database.
+                wrapped.close()
             else:
                 # In a task of its own, which survives the cancellation of this one.
-                await session.__aexit__(None, None, None)
+                await self.session.__aexit__(None, None, None)
         finally:
             _TASKS_WITH_WRITE_SESSION.discard(self._writer)
 
