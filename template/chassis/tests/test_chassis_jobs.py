@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,18 @@ async def rename(item_id: int, session: DbSession) -> None:
     await session.execute(update(Item).where(Item.id == item_id).values(name="renamed"))
 
 
+@dataclass
+class Mailbox:
+    """What JSON could hold, too."""
+
+    name: str
+
+
+@job
+async def post(mailbox: Mailbox) -> None:
+    """Take what the lifespan yields, so it seems."""
+
+
 @job(timeout_seconds=0.05, retries=0)
 async def linger() -> None:
     await asyncio.sleep(60)
@@ -110,7 +123,9 @@ def settings(settings: ChassisSettings) -> ChassisSettings:
 
 
 def service(
-    settings: ChassisSettings, courier: Courier, jobs: Sequence[Job[...]] = (send, fail, rename)
+    settings: ChassisSettings,
+    courier: Courier | Mailbox,
+    jobs: Sequence[Job[...]] = (send, fail, rename),
 ) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -550,6 +565,9 @@ async def test_jobs_that_could_not_run_stop_the_start(settings: ChassisSettings)
         create_stock(settings, jobs=(get_courier,))
     with pytest.raises(TypeError, match="send: courier: the lifespan yields no values of Courier"):
         async with started(create_stock(settings, jobs=(send,))):
+            pass
+    with pytest.raises(TypeError, match=r"post: mailbox: JSON can hold .*Annotated\[…, Depends"):
+        async with started(service(settings, Mailbox("sent"), [post])):
             pass
     with pytest.raises(TypeError, match="must be an `async def`"):
         job(get_courier)  # type: ignore[arg-type]

@@ -7,14 +7,16 @@ import os
 import time
 from datetime import timedelta
 from statistics import quantiles
+from typing import Any
 
 from chassis_stock import create_tables, executing
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from chassis import ChassisSettings
 from chassis.db import Sessions, open_sessions, session_scope
 from chassis.jobs import job
 from chassis.jobs.queue import claim_jobs
+from chassis.jobs.records import count_dead
 
 ROWS = 1_000_000 if os.environ.get("CHASSIS_TEST_SCALE") == "full" else 20_000
 CLAIMS, ROUNDS = 100, 5
@@ -62,3 +64,25 @@ async def test_a_claim_beside_many_done_jobs_takes_no_longer(settings: ChassisSe
         full = min([await measure_claim(sessions) for _ in range(ROUNDS)])
     print(f"a claim: {empty:.2f} ms, beside {ROWS:,} done jobs {full:.2f} ms")
     assert full < empty * MOST
+
+
+async def test_dead_jobs_are_counted_without_reading_those_that_are_done(
+    settings: ChassisSettings,
+) -> None:
+    create_tables(settings)
+    statements: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: Any) -> None:
+        statements.append(statement)
+
+    async with open_sessions(settings) as sessions, session_scope(sessions.write) as session:
+        await send.enqueue(session)
+        await session.execute(text(ADD_DONE.format(rows=20_000)))
+        await session.execute(text("ANALYZE"))
+        engine = session.get_bind().engine
+        event.listen(engine, "before_cursor_execute", note)
+        assert await count_dead(session) == 0
+        event.remove(engine, "before_cursor_execute", note)
+        explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+        plan = [str(row) for row in await session.execute(text(f"{explain} {statements[-1]}"))]
+    assert "ix_jobs_finished" in " ".join(plan), plan

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from copy import copy
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from random import uniform
@@ -14,6 +14,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -57,6 +58,14 @@ class Provider:
                 raise TypeError(
                     f"the job {job.name}: {name}: the lifespan yields {found or 'no'} values of "
                     f"{kind.__name__}, and the job needs one: yield {{…: {kind.__name__}(…)}}"
+                )
+        documents: set[type] = {type(each) for each in self._values if isinstance(each, BaseModel)}
+        documents |= {type(each) for each in self._values if is_dataclass(each)}
+        for name, field in job.arguments_model.model_fields.items():
+            if field.annotation in documents:
+                raise TypeError(
+                    f"the job {job.name}: {name}: JSON can hold {field.annotation}, so that it is "
+                    "an argument of enqueue; for the lifespan's write Annotated[…, Depends(…)]"
                 )
 
     async def find_values(self, job: AnyJob, claim: Claim, stack: AsyncExitStack) -> dict[str, Any]:
