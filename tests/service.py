@@ -1,8 +1,11 @@
 """A rendered service, installed and run the way its README says: with uv, as real processes."""
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
+import sysconfig
 import time
 import tomllib
 from collections.abc import Iterator
@@ -62,7 +65,18 @@ class Service:
     def install(self) -> "Service":
         """Lock and install the service; the lock stays untracked by the template."""
         self.uv("sync", "--quiet").check()
+        self.take_bytecode()
         return self
+
+    def take_bytecode(self) -> None:
+        """Copy what is compiled of packages here: uv put the same files there, as old as these."""
+        here = Path(sysconfig.get_path("purelib"))
+        there = self.folder / ".venv" / here.relative_to(sys.prefix)
+        for file in here.rglob("*.pyc"):
+            copy = there / file.relative_to(here)
+            if copy.parents[1].is_dir():
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, copy)
 
     @contextmanager
     def serve(self, *options: str) -> Iterator[httpx2.Client]:

@@ -22,6 +22,7 @@ def metered(rendered: Render, shared: Path) -> Service:
     def make(folder: Path) -> None:
         shutil.copytree(rendered(), folder)
         Service(folder, python).uv("add", "service-chassis[metrics]==0+template").check()
+        Service(folder, python).take_bytecode()
 
     return Service(once(shared / "services" / "metered", make), python)
 
