@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import ChassisSettings
 from chassis.db import Sessions, open_sessions, session_scope
-from chassis.jobs import JobRecord, JobState
+from chassis.jobs import JobRecord, JobState, clock, records
 from chassis.jobs.queue import Claim, claim_jobs, lock_claim, reap_jobs
 from chassis.jobs.records import delete_ended
 from chassis.tasks import Stop
@@ -105,3 +105,17 @@ async def test_a_job_that_is_retried_at_the_same_moment_is_not_deleted(sessions:
         await session.commit()
     async with session_scope(sessions.read) as session:
         assert [row.id for row in await session.scalars(select(JobRecord))] == [retried.id]
+
+
+async def test_a_clock_that_is_ahead_deletes_nothing(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(days=365)
+
+    for module in (records, clock):
+        monkeypatch.setattr(module, "datetime", Ahead)
+    await add(sessions, make_job(JobState.DONE, finished_at=datetime.now(UTC)))
+    assert await delete_ended(sessions, timedelta(days=1), Stop()) == 0

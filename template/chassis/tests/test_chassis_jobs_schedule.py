@@ -213,6 +213,16 @@ async def test_a_job_that_still_waits_is_not_enqueued_again(workers: list[Sessio
     assert await finish_jobs(workers[0]) == 1
 
 
+async def test_a_clock_that_is_set_back_brings_no_tick_twice(workers: list[Sessions]) -> None:
+    jobs = [make_job("*/30 * * * *")]
+    await register_schedules(jobs, workers[0], NEW_YEAR)
+    runs = []
+    for minutes in (60, 0, 30, 60, 89, 90):
+        await enqueue_due(jobs, workers[0], NEW_YEAR + timedelta(minutes=minutes))
+        runs.append(await finish_jobs(workers[0]))
+    assert runs == [1, 0, 0, 0, 0, 1]
+
+
 async def test_a_tick_whose_enqueue_fails_is_not_taken(
     workers: list[Sessions], monkeypatch: pytest.MonkeyPatch
 ) -> None:

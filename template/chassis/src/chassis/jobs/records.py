@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, delete, func, literal_column, or_, select, update
@@ -141,16 +141,12 @@ async def clean_up(sessions: Sessions, stop: Stop, *, keep_days: int) -> None:
 
 async def delete_ended(sessions: Sessions, keep: timedelta, stop: Stop) -> int:
     """Delete what ended longer ago, a few at a time, so that nobody waits for it. Count them."""
-    before, deleted = datetime.now(UTC) - keep, 0
-    old = (
-        select(JobRecord.id)
-        .where(_is_in(*ENDED), JobRecord.finished_at < before)
-        .limit(DELETED_AT_ONCE)
-        .with_for_update(skip_locked=True)
-        .cte("old")
-    )
+    deleted = 0
+    ended = select(JobRecord.id).where(_is_in(*ENDED)).limit(DELETED_AT_ONCE)
+    ended = ended.with_for_update(skip_locked=True)
     while not stop.is_set():
         async with session_scope(sessions.write) as session:
+            old = ended.where(JobRecord.finished_at < moment_after(session, -keep)).cte("old")
             gone = await session.scalars(
                 delete(JobRecord).where(JobRecord.id.in_(select(old.c.id))).returning(JobRecord.id)
             )
