@@ -563,11 +563,44 @@ copy.copy_to_postgres(package, settings, parse_url(there, "TARGET_URL"), track=t
 """
 
 
+def copy_until(
+    move: Move, step: str, chunk: int, seconds: float
+) -> "subprocess.CompletedProcess[bytes]":
+    """Copy in a process that is killed so many seconds after a chunk of a step."""
+    url = move.there.database_url
+    assert url is not None
+    arguments = [
+        *(move.depot.package, f"sqlite:///{move.file}", url.get_secret_value()),
+        *(step, str(chunk), str(seconds)),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(move.file.parent)])},
+        check=False,
+        capture_output=True,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+    return done
+
+
+def test_another_process_copies_only_what_is_left(move: Move) -> None:
+    fill(move.here, 500)
+    assert copy_until(move, "copying", 30, 0).returncode == -signal.SIGKILL
+    rows = {}
+
+    @contextmanager
+    def note(step: str, number: int) -> Iterator[Callable[[int], None]]:
+        rows[step] = number
+        yield lambda more: None
+
+    move.copy(track=note)
+    assert rows["copying"] <= rows["checking"] - 200
+    assert_equal(move)
+
+
 def test_a_copy_that_is_killed_at_any_moment_goes_on(move: Move) -> None:
     fill(move.here, 3000)
     chance = random.Random()
-    url = move.there.database_url
-    assert url is not None
     killed = []
     moments = [
         ("checking", 90),
@@ -577,17 +610,7 @@ def test_a_copy_that_is_killed_at_any_moment_goes_on(move: Move) -> None:
         ("comparing", 2),
     ]
     for step, chunks in moments:
-        arguments = [
-            *(move.depot.package, f"sqlite:///{move.file}", url.get_secret_value()),
-            *(step, str(chance.randrange(1, chunks)), str(chance.random() / 20)),
-        ]
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, *arguments],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(move.file.parent)])},
-            check=False,
-            capture_output=True,
-        )
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+        done = copy_until(move, step, chance.randrange(1, chunks), chance.random() / 20)
         if done.returncode == 0:
             break
         killed.append(step)

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from hashlib import sha256
 
 import psycopg
 
@@ -37,17 +38,26 @@ class Checker:
     ) -> None:
         self._source, self._reader = source, reader
         self._rehearsal, self._findings = rehearsal, findings
+        self._file_digest = sha256()
+
+    @property
+    def file_digest(self) -> str:
+        """Return what is the same for a file that has the same rows."""
+        return self._file_digest.hexdigest()
 
     def check_values(self, pair: TablePair, advance: Advance) -> Fingerprint:
         """Return the fingerprint of a table's rows, which all are in the rehearsal then."""
         encoder = RowEncoder(pair.columns, self._reader.normalise)
         found = Fingerprint()
+        self._file_digest.update(pair.name.encode())
 
         def encode_chunks() -> Iterator[list[bytes]]:
             nonlocal found
             for rows in self._source.read_chunks(pair.source, pair.source_columns, encoder.texts):
                 lines = encoder.encode(rows)
                 found = found.add(lines)
+                self._file_digest.update(b"\n".join(lines))
+                self._file_digest.update(b"\n")
                 # A large row is not kept while the next one is read.
                 rows.clear()
                 advance(len(lines))
@@ -63,7 +73,7 @@ class Checker:
         self, pair: TablePair, encoder: RowEncoder, advance: Advance, shown: int
     ) -> Fingerprint:
         found = Fingerprint()
-        names = pair.source_columns
+        names = (*pair.source_columns, *pair.source.key)
         for rows in self._source.read_chunks(pair.source, names, encoder.texts, decode_any):
             first = found.rows + 1
             try:

@@ -104,6 +104,7 @@ class _Copy:
         self._models = environment.metadata
         self._version = (environment.version_table, revision)
         self._is_ours = self._ledger.exists
+        self._file_digest = ""
 
     @property
     def has_begun(self) -> bool:
@@ -167,7 +168,8 @@ class _Copy:
                 for pair in plan.pairs
                 if pair.columns
             }
-            self._ledger.keep_only(expected)
+            self._file_digest = checker.file_digest
+            self._ledger.keep_only(self._file_digest)
             checker.check_constraints(plan)
         plan = CopyPlan(plan.pairs, (*plan.notes, *self._find_notes(plan)))
         self._source.refuse_change()
@@ -192,15 +194,15 @@ class _Copy:
 
     def copy_rows(self, plan: CopyPlan, expected: dict[str, Fingerprint]) -> None:
         """Copy what is not there, table by table, and compare all tables with the file's."""
-        self._ledger.begin(expected, self._version)
+        self._ledger.begin(expected, self._file_digest, self._version)
         state = self._ledger.read_tables()
         total = sum(found.rows for found in expected.values())
         with open_comparison(self._reader) as comparison:
-            left = total - sum(state[name].copied for name in expected)
+            left = total - sum(state.values())
             with self._track("copying", left) as advance:
                 for pair in plan.pairs:
                     rows = expected[pair.name].rows
-                    self._copy_table(pair, state[pair.name].copied, rows, advance)
+                    self._copy_table(pair, state[pair.name], rows, advance)
                     comparison.begin_table(pair)
             with self._track("comparing", comparison.count_left(total)) as advance:
                 comparison.end(expected, advance)

@@ -1,11 +1,9 @@
 """What is kept in PostgreSQL while a copy is under way, so that it can go on after a kill."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 
 from sqlalchemy import MetaData, Sequence
 
-from .encoder import Fingerprint
 from .errors import CopyError
 from .plan import TablePair
 from .source import quote_name
@@ -52,14 +50,6 @@ _INDEXES = """
 """
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A table: what it has in the file, and how many of its rows are copied."""
-
-    expected: Fingerprint
-    copied: int
-
-
 class Ledger:
     """The table `chassis_copy`: statements that end the copy, and the state of each table.
 
@@ -78,23 +68,19 @@ class Ledger:
     def create(self) -> None:
         """Make the table."""
         self._target.execute(
-            f"CREATE TABLE IF NOT EXISTS {NAME} (kind text, name text, rows bigint, "
-            "checksum numeric, copied bigint, statement text)"
+            f"CREATE TABLE IF NOT EXISTS {NAME} "
+            "(kind text, name text, copied bigint, statement text)"
         )
 
     def drop(self) -> None:
         """Remove the table."""
         self._target.execute(f"DROP TABLE IF EXISTS {NAME}")
 
-    def read_tables(self) -> dict[str, Entry]:
-        """Return the state of each table; none before the first row."""
+    def read_tables(self) -> dict[str, int]:
+        """Return how many rows of each table are copied; no table before the first row."""
         if not self.exists:
             return {}
-        query = f"SELECT name, rows, checksum, copied FROM {NAME} WHERE kind = 'table'"
-        return {
-            name: Entry(Fingerprint(rows, int(checksum)), copied)
-            for name, rows, checksum, copied in self._target.read(query)
-        }
+        return dict(self._target.read(f"SELECT name, copied FROM {NAME} WHERE kind = 'table'"))
 
     def read_statements(self, table: str = "") -> list[str]:
         """Return the statements that end the copy, or that make the indexes of one table."""
@@ -111,12 +97,13 @@ class Ledger:
 
     def begin_anew(self) -> None:
         """Let `keep_only` take the copy for one of another file."""
-        self._target.execute(f"UPDATE {NAME} SET rows = -1 WHERE kind = 'table'")
+        self._target.execute(f"DELETE FROM {NAME} WHERE kind = 'file'")
 
-    def keep_only(self, expected: Mapping[str, Fingerprint]) -> None:
+    def keep_only(self, file_digest: str) -> None:
         """Give a copy up that began with another file: no rows, and all constraints again."""
         known = self.read_tables()
-        if not known or {name: entry.expected for name, entry in known.items()} == expected:
+        query = f"SELECT FROM {NAME} WHERE kind = 'file' AND name = %s"
+        if not known or self._target.read(query, file_digest):
             return
         with self._target.driver.transaction():
             self._target.execute(f"TRUNCATE {', '.join(map(quote_name, known))}")
@@ -124,21 +111,16 @@ class Ledger:
                 self.restore(name)
             self._target.execute(f"DELETE FROM {NAME}")
 
-    def begin(self, expected: Mapping[str, Fingerprint], version: tuple[str, str]) -> None:
+    def begin(self, tables: Collection[str], file_digest: str, version: tuple[str, str]) -> None:
         """Take away what stands in the way of rows, and empty the tables, if it has not begun."""
         with self._target.driver.transaction():
             self.create()
             if self.read_tables():
                 return
-            self._remove_obstacles(list(expected), version)
-            self._target.execute(f"TRUNCATE {', '.join(map(quote_name, expected))}")
-            for name, found in expected.items():
-                self._target.execute(
-                    f"INSERT INTO {NAME} VALUES ('table', %s, %s, %s, 0)",
-                    name,
-                    found.rows,
-                    found.checksum,
-                )
+            self._remove_obstacles(tables, version)
+            self._target.execute(f"TRUNCATE {', '.join(map(quote_name, tables))}")
+            for kind, name in (("file", file_digest), *(("table", name) for name in tables)):
+                self._target.execute(f"INSERT INTO {NAME} VALUES (%s, %s, 0)", kind, name)
 
     def add_copied(self, name: str, rows: int) -> None:
         """Count rows that are copied in the same transaction."""

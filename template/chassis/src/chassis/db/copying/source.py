@@ -81,13 +81,13 @@ class SourceFile:
         unbounded: Collection[int] = (),
         decode: Callable[[bytes], str] = str,
     ) -> Iterator[list[Row]]:
-        """Yield the rows in their order: the columns, and the key after them.
+        """Yield the columns of the rows, in the order of these.
 
         `unbounded` are the places of columns whose values may be large. `str` decodes faster than
         `decode_any`; it raises sqlite3.OperationalError for a text that is no UTF-8.
         """
         self._driver.text_factory = decode
-        query = _write_query(table, (*columns, *table.key))
+        query = _write_query(table, columns)
         rows: list[Row] = []
         size = 0
         for row in self._driver.execute(query):
