@@ -1,11 +1,14 @@
 """Jobs that can't be, and arguments that would come back as others: told where they are written."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from typing import Any, Protocol
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 from chassis_stock import (
@@ -22,7 +25,7 @@ from sqlalchemy import select, text
 
 from chassis import ChassisSettings
 from chassis.db import DbReadSession, DbSession, Sessions, open_sessions, session_scope
-from chassis.jobs import Job, JobRecord, every, job
+from chassis.jobs import Job, JobRecord, JobState, every, job
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -39,6 +42,10 @@ class Hidden(Line):
     note: str = Field("", exclude=True)
 
 
+class Remark(Line):
+    """A kind of line without a field of its own."""
+
+
 class Total(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -47,6 +54,15 @@ class Total(BaseModel):
     @computed_field
     def gross(self) -> int:
         return self.net * 119 // 100
+
+
+@dataclass
+class Slot:
+    at: datetime
+
+
+class Appointment(BaseModel):
+    slot: Slot
 
 
 class Mailer(Protocol):
@@ -109,6 +125,8 @@ def test_what_can_be_no_job_is_an_error_that_says_so(
     [
         (SecretStr, SecretStr("pa55")),
         (Line, Discounted(product="bolt", percent=5)),
+        (Line, Remark(product="bolt")),
+        (Any, (1, 2)),
         (Hidden, Hidden(product="bolt", note="pa55")),
         (datetime | str, NOW),
         (UUID | str, uuid4()),
@@ -133,11 +151,37 @@ def test_an_argument_that_would_come_back_as_another_value_is_refused(
         (Line | Discounted, Discounted(product="bolt", percent=5)),
         (datetime, NOW),
         (int | str, "7"),
+        (int, True),
+        (tuple[int, ...], (1, 2)),
+        (set[int], {1, 2}),
+        (Any, {"at": [1.5, None, "x"]}),
+        (str, JobState.DONE),
+        (dict[str, int], defaultdict(int, a=1)),
     ],
 )
 def test_an_argument_comes_back_as_it_was(kind: Any, value: object) -> None:
     taken = take(kind)
     assert taken.load_arguments(taken.dump_arguments({"value": value})) == {"value": value}
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("day", [date(2026, 3, 29), date(2026, 10, 25)])
+def test_a_moment_that_a_change_of_summer_time_repeats_or_skips_is_an_argument(
+    day: date, fold: int
+) -> None:
+    at = datetime.combine(day, time(2, 30, fold=fold), ZoneInfo("Europe/Berlin"))
+    kinds: list[tuple[Any, Any]] = [
+        (datetime, at),
+        (list[datetime], [at]),
+        (dict[str, datetime], {"at": at}),
+        (Slot, Slot(at)),
+        (Appointment, Appointment(slot=Slot(at))),
+    ]
+    for kind, value in kinds:
+        taken = take(kind)
+        stored = taken.dump_arguments({"value": value})
+        assert at.isoformat() in str(stored)
+        taken.load_arguments(stored)
 
 
 @pytest.mark.anyio

@@ -21,6 +21,7 @@ from .options import (
     Placing,
     explain_validation,
     is_class,
+    is_same,
     strip_annotation,
 )
 from .queue import NewJob, insert_job
@@ -163,7 +164,7 @@ class Job(Generic[Parameters]):
         except (RetryableError, ValueError) as error:
             kind = type(error).__name__
             raise TypeError(f"{self.name}.enqueue: JSON can't hold an argument: {kind}") from None
-        if changed := [name for name in loaded if loaded[name] != getattr(model, name)]:
+        if changed := [name for name in loaded if not is_same(loaded[name], getattr(model, name))]:
             raise TypeError(
                 f"{self.name}.enqueue: {', '.join(changed)}: JSON would bring back another value: "
                 "pass an id, or a type that JSON can hold"

@@ -1,6 +1,7 @@
 """What a job and its enqueue are told, and what is wrong with it."""
 
-from datetime import timedelta
+from dataclasses import fields, is_dataclass
+from datetime import datetime, timedelta
 from types import UnionType
 from typing import Annotated, Any, get_origin
 
@@ -50,3 +51,27 @@ def is_class(kind: Any) -> bool:
     except TypeError:
         return False
     return kind is not UnionType
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether a value that JSON brought back is the other one.
+
+    In the hour that a change of summer time repeats or skips, Python has no moments equal of two
+    time zones.
+    """
+    has_fields = isinstance(one, BaseModel) or is_dataclass(one)
+    if type(one) not in (type(other).__mro__[:1] if has_fields else type(other).__mro__):
+        return False
+    match one:
+        case datetime():
+            return one.isoformat() == str(other.isoformat())
+        case dict():
+            return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
+        case list() | tuple():
+            return len(one) == len(other) and all(map(is_same, one, other))
+        case BaseModel():
+            return is_same(dict(one), dict(other))
+        case _ if is_dataclass(one):
+            names = [field.name for field in fields(one)]
+            return all(is_same(getattr(one, name), getattr(other, name)) for name in names)
+    return bool(one == other)
