@@ -1,20 +1,28 @@
 """What the chassis's own tests share: settings without a service, on the chosen database."""
 
+import gc
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 from chassis_forks import Forks, RunPytest, start_forks
 from chassis_shelf import write_shelf
+from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from chassis.db import DatabaseSettings
 from chassis.settings import ChassisSettings
+from chassis.testing.databases import NO_SECRETS_DIR, Databases
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Add a mark of the tests that run on the chosen database: `-m database`."""
     config.addinivalue_line("markers", "database: runs on the database of `--database`")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Keep what is imported by now out of every search for garbage."""
+    gc.freeze()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -24,12 +32,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 @pytest.fixture
-def settings(empty_database_settings: DatabaseSettings) -> ChassisSettings:
+def settings(_databases: Databases) -> Iterator[ChassisSettings]:
     """Give settings on an empty database of the test's own; no service means no migrations."""
-    return ChassisSettings(
-        database_url=empty_database_settings.database_url,
-        secrets_dir=empty_database_settings.secrets_dir,
-    )
+    with _databases.empty() as url:
+        yield ChassisSettings(database_url=SecretStr(url), secrets_dir=NO_SECRETS_DIR)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from itertools import accumulate, chain
 from pathlib import Path
@@ -51,7 +52,7 @@ def imported_modules(root: Path, folder: Path) -> Iterator[tuple[str, str]]:
     """Yield each module below a folder with the full name of each module that it imports."""
     for file in sorted(folder.rglob("*.py")):
         name = ".".join([root.name, *file.relative_to(root).with_suffix("").parts])
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in import_statements(file.read_text(encoding="utf-8")):
             match node:
                 case ast.Import(names=names):
                     yield from ((name, one.name) for one in names)
@@ -60,6 +61,13 @@ def imported_modules(root: Path, folder: Path) -> Iterator[tuple[str, str]]:
                     base = ".".join(filter(None, (above, module)))
                     # `from . import errors` imports a module, `from .app import …` a name of one.
                     yield from ((name, f"{base}.{one.name}") for one in names)
+
+
+@cache
+def import_statements(source: str) -> list[ast.AST]:
+    """Return them; most sources are asked for in each test."""
+    statements = (ast.Import, ast.ImportFrom)
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, statements)]
 
 
 def imports_that_leave_the_database_layer(root: Path) -> list[str]:
