@@ -113,6 +113,11 @@ class Errands:
         ran = select(func.count(Run.process.distinct()))
         wait_until(lambda: self.read(ran) == number, f"{number} workers", ENDS_WITHIN_SECONDS)
 
+    def wait_for_run(self, worker: subprocess.Popen[bytes]) -> None:
+        """Wait until a worker is at a job."""
+        is_at_it = (Run.process == worker.pid, Run.ended.is_(None))
+        wait_until(lambda: self.count(Run, *is_at_it) > 0, "a run", ENDS_WITHIN_SECONDS)
+
     def read_runs(self) -> dict[int, list[Any]]:
         """Read the runs of each number, in their order."""
         runs: dict[int, list[Any]] = {}
@@ -195,14 +200,17 @@ def errands_behind_pgbouncer(
 
 
 def kill_at_random_moments(errands: Errands, workers: list[Any], producers: list[Any]) -> None:
-    """Kill each process once, then workers, and start another in the place of each."""
+    """Kill each process once, workers at a job, then any worker; start another in its place."""
     processes = {"work": workers, "produce": producers}
     places = [(command, place) for command in processes for place in range(len(processes[command]))]
     deadline = time.monotonic() + SECONDS
     turns = random.sample(places, len(places))
     while turns or time.monotonic() < deadline:
+        is_first = bool(turns)
         command, place = turns.pop() if turns else ("work", random.randrange(WORKERS))
         time.sleep(random.uniform(0, LONGEST_LIFE_SECONDS / WORKERS))
+        if is_first and command == "work":
+            errands.wait_for_run(processes[command][place])
         errands.kill(processes[command][place])
         processes[command][place] = errands.start(command)
 
@@ -231,7 +239,9 @@ def test_no_job_is_lost_or_run_twice_at_a_moment_when_processes_are_killed(
     runs, wishes = errands.read_runs(), errands.read_wishes()
     again = sum(len(each) - 1 for each in runs.values())
     lost = wishes - {number for number, each in runs.items() if any(run.ended for run in each)}
-    of_rollbacks, doubles = runs.keys() - wishes, find_doubles(errands, runs)
+    # Those below zero were rolled back, with their wishes.
+    of_rollbacks = {number for number in runs.keys() | wishes if number < 0}
+    doubles = find_doubles(errands, runs)
     print(
         f"{len(wishes)} jobs, {len(errands.killed)} kills, {again} runs again, {len(lost)} lost, "
         f"{len(doubles)} at the same moment, {len(of_rollbacks)} of a rollback"
@@ -274,8 +284,10 @@ def test_behind_pgbouncer_several_workers_have_no_error(
     assert {run.process for each in runs.values() for run in each} == {
         worker.pid for worker in workers
     }
-    for line in pooled.read_log().splitlines():
-        assert json.loads(line)["level"] == "INFO", line
+    lines = map(json.loads, pooled.read_log().splitlines())
+    warnings = [line for line in lines if line["level"] != "INFO"]
+    # On a busy machine that, too, is slow.
+    assert [line for line in warnings if "held its transaction" not in line["message"]] == []
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
