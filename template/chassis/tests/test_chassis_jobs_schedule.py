@@ -322,6 +322,15 @@ def test_a_job_has_one_schedule() -> None:
         every("0 4 * * *")(make_job("0 3 * * *")[0])
 
 
+def test_a_schedule_stands_above_its_job_and_in_a_place() -> None:
+    async def clean_up() -> None: ...
+
+    with pytest.raises(TypeError, match="stands above @job, not below it"):
+        job(every("0 3 * * *")(clean_up))  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="there is no such time zone: Europe/Berlin is one"):
+        every("0 3 * * *", timezone="Europe")
+
+
 def test_a_schedule_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cronsim", None)
     with pytest.raises(ImportError, match=r"uv add 'service-chassis\[jobs\]'"):
