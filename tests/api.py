@@ -37,6 +37,7 @@ MODULES = (
     "chassis.pages",
     "chassis.resources",
     "chassis.ssrf",
+    "chassis.webhooks",
     "chassis.tasks",
     "chassis.testing",
 )

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pages": {"db"},
     "resources": {"http"},
     "ssrf": set(),
+    "webhooks": {"jobs", "ssrf"},
     "tasks": {"db", "http", "settings"},
     "commands": {"app", "auth", "db", "jobs", "testing", "versions", *SERVING},
     "testing": {"app", "db", "jobs", *SERVING},

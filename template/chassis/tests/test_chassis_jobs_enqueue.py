@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from chassis_stock import changed, create_stock, create_tables, started
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from chassis import ChassisSettings
 from chassis.db import ReadOnlySessionError, Sessions, open_sessions, session_scope
@@ -161,3 +161,10 @@ async def test_a_job_of_another_release_is_dead_with_what_does_not_fit(
         "order: Field required; order_id: Extra inputs are not permitted"
     )
     assert "Traceback" not in caplog.text
+
+
+async def test_the_id_of_a_deleted_job_is_not_given_again(settings: ChassisSettings) -> None:
+    async with open_sessions(settings) as sessions, session_scope(sessions.write) as session:
+        first = await take.enqueue(session, value=1)
+        await session.execute(delete(JobRecord))
+        assert await take.enqueue(session, value=2) > first

@@ -66,6 +66,8 @@ class JobRecord(Base):
             *("uq_jobs_key", "key IS NOT NULL AND state = 'waiting' AND fence = 0", "name", "key"),
             unique=True,
         ),
+        # An id is told to others: that of a job which was deleted is not given again.
+        {"sqlite_autoincrement": True},
     )
 
 
