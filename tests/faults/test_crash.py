@@ -13,7 +13,7 @@ from .bank import Bank, Writers, lost
 from .embedded import embedded, start_again
 from .servers import Cluster
 
-KILLS = 50 if FULL else 3
+KILLS = 50 if FULL else 5
 LONGEST_SECONDS = 0.5
 
 
