@@ -25,7 +25,7 @@ from chassis.db.sqlite.connection import SQLiteConnection
 SOURCE = Path(chassis.__file__).parent
 BORROWED = SOURCE / "db" / "borrowed.py"
 # Documented, for all their underscores.
-DOCUMENTED = {"_replace", "_asdict", "_fields", "_current_frames"}
+DOCUMENTED = {"_replace", "_asdict", "_fields", "_current_frames", "_exit"}
 UNDOCUMENTED_MODULES = (
     "fastapi.dependencies",
     "sqlalchemy.connectors",

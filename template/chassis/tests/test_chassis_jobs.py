@@ -201,8 +201,8 @@ async def deliver(error: str, run: JobRun, sessions: DbSessions) -> None:
             session.add(Item(name="given up"))
             await session.commit()
     kinds = {"retry": RetryableError, "give up": NonRetryableError, "bug": ValueError}
-    # Text that a database may have no bytes for.
-    raise kinds[error](f"{error}\0\ud800")
+    # Text that a database may have no bytes for; that of a bug is in the log alone.
+    raise kinds[error](error if error == "bug" else f"{error}\0\ud800")
 
 
 @job(retries=0)
