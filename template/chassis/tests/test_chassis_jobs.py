@@ -438,10 +438,10 @@ async def test_a_lease_is_renewed_for_as_long_as_the_job_runs(
 ) -> None:
     @job
     async def stay() -> None:
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(7)
 
-    # With no room for another job, too.
-    once = {"jobs_lease_seconds": 1, "jobs_concurrency": 1, "jobs_poll_seconds": poll_seconds}
+    # With no room for another job, too; so long that a busy machine does not lose it.
+    once = {"jobs_lease_seconds": 3, "jobs_concurrency": 1, "jobs_poll_seconds": poll_seconds}
     app = create_stock(changed(settings, **once), jobs=(stay,))
     async with started(app):
         await enqueue(app.state.sessions, stay)
