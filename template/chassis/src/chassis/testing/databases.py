@@ -16,9 +16,9 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Connection, NullPool, create_engine, text
-from sqlalchemy.exc import ProgrammingError
 
 from ..db.address.settings import DatabaseSettings
+from ..db.postgres.databases import drop_database
 
 # In place of the folder of secret files: a test must not read those of the machine.
 NO_SECRETS_DIR = Path(os.devnull)
@@ -114,14 +114,7 @@ class PostgresDatabases(Databases):
         try:
             yield name
         finally:
-            self._drop(name)
-
-    def _drop(self, name: str) -> None:
-        try:
-            self._connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        except ProgrammingError:
-            # Only a superuser forces an autovacuum out; without force it is asked to go.
-            self._connection.execute(text(f"DROP DATABASE {name}"))
+            drop_database(self._connection, name)
 
     def _url_of(self, name: str) -> str:
         return self._url._replace(path=f"/{name}").geturl()

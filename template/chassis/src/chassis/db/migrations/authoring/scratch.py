@@ -9,17 +9,18 @@ from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import ProgrammingError
 
 from ...address.settings import DatabaseSettings
 from ...address.urls import parse_url, sqlite_target
 from ...errors import DatabaseSettingsError, sqlstate
+from ...postgres.databases import drop_database
 from ..connect import open_connection
 
 # Starts a PostgreSQL server in an empty folder; returns its URL and what stops it.
 StartServer = Callable[[Path], tuple[str, Callable[[], None]]]
 
-_INSUFFICIENT_PRIVILEGE, _OBJECT_IN_USE = "42501", "55006"
+_INSUFFICIENT_PRIVILEGE = "42501"
 _POSTGRES_SCHEMES = ("postgres://", "postgresql://", "postgresql+")
 
 
@@ -72,7 +73,7 @@ def postgres_scratch(settings: DatabaseSettings) -> Iterator[Scratch]:
             scratch = replace(target, url=target.url.set(database=name))
             yield Scratch(f"PostgreSQL {version}", settings.with_migration_target(scratch))
         finally:
-            _drop_database(connection, name)
+            drop_database(connection, name)
 
 
 @contextmanager
@@ -85,16 +86,6 @@ def embedded_scratch(settings: DatabaseSettings, start: StartServer) -> Iterator
             yield replace(scratch, where=f"{scratch.where}, embedded")
     finally:
         stop()
-
-
-def _drop_database(connection: Connection, name: str) -> None:
-    """Drop a database; by force only if others hold it, as an autovacuum can't be forced out."""
-    try:
-        connection.execute(text(f"DROP DATABASE {name}"))
-    except OperationalError as error:
-        if sqlstate(error) != _OBJECT_IN_USE:
-            raise
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def _create_database(connection: Connection, name: str) -> None:
