@@ -55,7 +55,9 @@ def test_two_secrets_sign_both() -> None:
     assert sign_webhook(f"{SECRET} {OTHER}", EVENT_ID, 1, "{}") == f"{one} {two}"
 
 
-@pytest.mark.parametrize("secret", ["", " ", "whsec_", "whsec_no base64!", "whsec_ä"])
+@pytest.mark.parametrize(
+    "secret", ["", " ", "whsec_", "whsec_no base64!", "whsec_MfKQ9r8G!", "whsec_ä"]
+)
 def test_a_secret_that_is_none_is_refused_without_it(secret: str) -> None:
     with pytest.raises(ValueError, match="is whsec_ and Base64") as refused:
         sign_webhook(secret, EVENT_ID, 1, "{}")
@@ -120,6 +122,7 @@ async def test_nobody_listens() -> None:
     [
         ("ftp://127.0.0.1", "the URL can't be called"),
         ("no-scheme", "the URL can't be called"),
+        ("http://", "the URL can't be called"),
         ("http://[::1", "the URL can't be called"),
         ("http://169.254.169.254", "the host's address is not public"),
     ],

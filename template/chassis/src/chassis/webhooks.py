@@ -4,10 +4,9 @@ import asyncio
 import hmac
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
 
 from .jobs import NonRetryableError, RetryableError
-from .ssrf import PrivateAddressError, public_transport
+from .ssrf import Networks, PrivateAddressError, public_transport
 
 __all__ = ["ReceiverGoneError", "post_webhook", "sign_webhook"]
 
@@ -22,7 +21,7 @@ async def post_webhook(
     *,
     event_id: str,
     secret: str,
-    allowed: Iterable[str] = (),
+    allowed: Networks = (),
     timeout_seconds: float = 20,
 ) -> None:
     """POST a JSON document once, signed. Nothing of the answer is read but its status.
@@ -46,7 +45,7 @@ async def post_webhook(
 
 
 async def _post(
-    url: str, body: str, headers: dict[str, str], allowed: Iterable[str], timeout_seconds: float
+    url: str, body: str, headers: dict[str, str], allowed: Networks, timeout_seconds: float
 ) -> int:
     """Return the status of the answer."""
     transport = public_transport(allowed=allowed)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class JobOptions(BaseModel):
-    """What `@job` is told, and a row can hold; lengths are those of its columns."""
+    """What `@job` is told, and a row can hold."""
 
     model_config = ConfigDict(strict=True)
 

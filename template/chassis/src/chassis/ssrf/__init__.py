@@ -1,17 +1,16 @@
 """Calls to URLs that others chose, without reaching what only this network reaches (SSRF)."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .addresses import PrivateAddressError, resolve_public_address
+from .addresses import Networks, PrivateAddressError, resolve_public_address
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["PrivateAddressError", "public_transport", "resolve_public_address"]
+__all__ = ["Networks", "PrivateAddressError", "public_transport", "resolve_public_address"]
 
 
-def public_transport(*, allowed: Iterable[str] = ()) -> "httpx2.AsyncHTTPTransport":
+def public_transport(*, allowed: Networks = ()) -> "httpx2.AsyncHTTPTransport":
     """Return the transport of an `httpx2.AsyncClient` that connects to public addresses alone.
 
     And to those in one of the `allowed` networks, such as `10.1.0.0/16`. A URL that can't be called

@@ -3,7 +3,16 @@
 import asyncio
 import socket
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+Networks = Iterable[str | IPv4Network | IPv6Network]
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 # An IPv4 address within: where NAT64 and 6to4 would send the call.
@@ -15,7 +24,7 @@ class PrivateAddressError(Exception):
     """A host has an address that is not public. Its text has the address: keep it from callers."""
 
 
-async def resolve_public_address(host: str, *, allowed: Iterable[str] = ()) -> str:
+async def resolve_public_address(host: str, *, allowed: Networks = ()) -> str:
     """Return an address of a host, for a call that connects to it and does not resolve again.
 
     Raise PrivateAddressError if any of its addresses is neither public nor in one of the `allowed`

@@ -2,13 +2,12 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterable
 from functools import cache
 from ipaddress import ip_network
 
 import httpx2
 
-from .addresses import PrivateAddressError, resolve_public_address
+from .addresses import Networks, PrivateAddressError, resolve_public_address
 
 
 class PrivateConnectError(httpx2.ConnectError, PrivateAddressError):
@@ -18,7 +17,7 @@ class PrivateConnectError(httpx2.ConnectError, PrivateAddressError):
 class PublicTransport(httpx2.AsyncHTTPTransport):
     """Connect to the public address of a host; the certificate must still be the host's."""
 
-    def __init__(self, allowed: Iterable[str]) -> None:
+    def __init__(self, allowed: Networks) -> None:
         # No connection is kept: one of another host at the same address would have its certificate.
         limits = httpx2.Limits(max_keepalive_connections=0)
         super().__init__(verify=_tls_context(), limits=limits)
@@ -34,8 +33,8 @@ class PublicTransport(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request to the address that was looked at."""
         host = request.url.raw_host.decode("ascii")
-        if request.url.scheme not in ("http", "https") or not host:
-            raise httpx2.UnsupportedProtocol("a URL to be called is http://host or https://host")
+        if request.url.scheme not in ("http", "https"):
+            raise httpx2.UnsupportedProtocol("a URL to be called begins with http:// or https://")
         limits = request.extensions.get("timeout", {})
         try:
             async with asyncio.timeout(limits.get("connect")):
