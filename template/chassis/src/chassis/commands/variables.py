@@ -59,7 +59,7 @@ def find_warnings(settings: SettingsClass) -> Iterator[str]:
     environment, dotenv = read_environment(settings), read_dotenv_texts(settings)
     found = [
         *_find_service_links(),
-        *_find_misread_lines(settings),
+        *_find_misread_names(settings),
         *_find_quoted_secrets(settings, environment),
         *_find_unread(settings, environment, dotenv),
     ]
@@ -94,8 +94,11 @@ def _find_service_links() -> Iterator[str]:
             )
 
 
-def _find_misread_lines(settings: SettingsClass) -> Iterator[str]:
-    """Yield a warning for each name in `.env` that is set twice, or read from elsewhere only."""
+def _find_misread_names(settings: SettingsClass) -> Iterator[str]:
+    """Yield a warning for each of our names that `.env` sets twice, or that is not read from it.
+
+    A platform's variables are read from the process's environment alone.
+    """
     lines = Counter(one.name.upper() for one in read_dotenv())
     for name, times in lines.items():
         if times > 1 and name.startswith(prefix_of(settings)):

@@ -61,7 +61,7 @@ class Keyset:
         found, cursor = rows[: page.limit], None
         if len(rows) > page.limit:
             cursor = self._cursors.dump(found[-1][-count:])
-            page.announce(cursor)
+            page.link_next(cursor)
         names = names[:-count]
         is_single = len(names) == 1
         items = [row[0] if is_single else dict(zip(names, row, strict=False)) for row in found]

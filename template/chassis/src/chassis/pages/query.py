@@ -47,11 +47,11 @@ class PageRequest:
     request: Request
     response: Response
 
-    def announce(self, cursor: str) -> None:
-        """Send the header `Link` (RFC 8288): this request's path and parameters, a new cursor."""
+    def link_next(self, cursor: str) -> None:
+        """Set the header `Link` (RFC 8288) to the next page: this request, with another cursor."""
         scope = self.request.scope
         path: str = scope["path"]
-        # A server puts the prefix that a proxy took off before the path, FastAPI does not.
+        # The server puts its own root path back before the path, FastAPI does not put back its.
         prefix = scope.get("app_root_path", scope.get("root_path", "")).rstrip("/")
         path = path if path.startswith(f"{prefix}/") else prefix + path
         kept = [pair for pair in self.request.query_params.multi_items() if pair[0] != _PARAMETER]

@@ -31,7 +31,7 @@ def call_in_daemon_thread(function: Callable[[], T]) -> Future[T]:
     # From here on it can't be cancelled: a task that gives up takes it from no other task.
     future.set_running_or_notify_cancel()
 
-    def call() -> None:
+    def run() -> None:
         try:
             result = function()
         except BaseException as error:
@@ -39,7 +39,7 @@ def call_in_daemon_thread(function: Callable[[], T]) -> Future[T]:
         else:
             future.set_result(result)
 
-    Thread(target=copy_context().run, args=(call,), daemon=True).start()
+    Thread(target=copy_context().run, args=(run,), daemon=True).start()
     return future
 
 

@@ -121,10 +121,12 @@ def generalise_types(steps: Iterable[MigrateOperation], history: EnumHistory) ->
 
 
 def _generalise_column(column: Column[Any], table: str, history: EnumHistory) -> None:
+    """Give a column of the database the type that its model has: SQLite keeps an enum as text."""
+    # Read from a database it is True or False, which Alembic would write down; a model says auto.
     column.autoincrement = "auto"
-    name = history.columns.get((table, column.name))
-    if name in history.types and isinstance(column.type, String):
-        column.type = Enum(*history.types[name], name=name.strip('"'))
+    enum = history.columns.get((table, column.name))
+    if enum in history.types and isinstance(column.type, String):
+        column.type = Enum(*history.types[enum], name=enum.strip('"'))
     else:
         column.type = _generalise_type(column.type)
 

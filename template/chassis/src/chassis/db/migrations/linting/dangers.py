@@ -100,9 +100,9 @@ Danger = tuple[Statement, str]
 
 
 def drop_harmless(
-    found: Iterable[Danger], statements: Sequence[Statement], made: Tables
+    found: Iterable[Danger], statements: Sequence[Statement], new_tables: Tables
 ) -> Iterator[Danger]:
-    """Leave out matters of style, tables that new revisions `made`, and what is said twice."""
+    """Leave out matters of style, tables of `new_tables`, and what is said twice."""
     dangers = dict.fromkeys(one for one in found if one[1] in SQUAWK_RULES)
     said = {one for one, rule in dangers if rule in _SPECIFIC}
     gone = {one.table for one, rule in dangers if rule == "ban-drop-table"}
@@ -110,7 +110,7 @@ def drop_harmless(
     for one, rule in dangers:
         table = one.table or indexed.get(_find_index(one) or "")
         if rule == "ban-concurrent-index-creation-in-transaction" or not (
-            table in made
+            table in new_tables
             or (rule == "require-concurrent-index-deletion" and table in gone)
             or (rule == "constraint-missing-not-valid" and one in said)
             or (rule == "changing-column-type" and _widens_text(one, statements))
@@ -136,20 +136,24 @@ def _widens_text(statement: Statement, statements: Sequence[Statement]) -> bool:
     return 0 < int(sizes[-1] or 0) <= int(found[2])
 
 
-def find_own_dangers(statements: Sequence[Statement], made: Tables) -> Iterator[Danger]:
-    """Yield what Squawk has no rule for."""
-    changed = (one for one in statements if one.matches(_CHANGES_TABLE) and one.table not in made)
+def find_own_dangers(statements: Sequence[Statement], new_tables: Tables) -> Iterator[Danger]:
+    """Yield the dangers that Squawk, the linter of PostgreSQL's migrations, has no rule for.
+
+    `new_tables` are those that the revisions make themselves: nobody waits for one.
+    """
+    changed = (one for one in statements if one.matches(_CHANGES_TABLE) and one.table not in new_tables)
     altering = {one.transaction for one in changed} - {None}
     for one in statements:
-        if one.transaction in altering and one.matches(_CHANGES_ROWS) and one.table not in made:
+        if one.transaction in altering and one.matches(_CHANGES_ROWS) and one.table not in new_tables:
             yield one, "data-in-schema-change"
         if one.matches(_TIMEOUT_OFF):
             yield one, "lock-timeout-off"
-    yield from _find_early_values(statements)
+    yield from _find_early_enum_values(statements)
     yield from _find_irreversible(statements)
 
 
-def _find_early_values(statements: Sequence[Statement]) -> Iterator[Danger]:
+def _find_early_enum_values(statements: Sequence[Statement]) -> Iterator[Danger]:
+    """Yield each use of an enum's new value in the transaction that adds it."""
     for number, one in enumerate(statements):
         if one.transaction is None or not (found := _ADDED_VALUE.match(one.sql)):
             continue
@@ -160,6 +164,7 @@ def _find_early_values(statements: Sequence[Statement]) -> Iterator[Danger]:
 
 
 def _find_irreversible(statements: Sequence[Statement]) -> Iterator[Danger]:
+    """Yield each revision that changes the schema and whose `downgrade` calls nothing."""
     changing = (one for one in statements if one.matches("CREATE|ALTER|DROP"))
     lasting = (one.revision for one in changing if not one.matches(_NEEDS_NO_WAY_BACK))
     for revision in dict.fromkeys(lasting):

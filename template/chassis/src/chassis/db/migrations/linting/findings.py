@@ -68,20 +68,20 @@ def lint_migrations(
         logger.warning("what is right here is allowed in its revision: %s", _HOW_TO_ALLOW)
     if os.environ.get("GITHUB_ACTIONS"):
         for finding in found:
-            print(_annotate(finding))
+            print(_format_annotation(finding))
     return found
 
 
 def _find_dangers(statements: Sequence[Statement], new: Set[str]) -> list[Danger]:
     """Look at new statements; the others tell what there was before."""
     ours = [one for one in statements if one.revision.revision in new]
-    made = {one.table for one in ours if one.matches("CREATE TABLE")}
-    dangers = list(find_own_dangers(ours, made))
+    new_tables = {one.table for one in ours if one.matches("CREATE TABLE")}
+    dangers = list(find_own_dangers(ours, new_tables))
     if program := find_squawk():
         found = [one for one in run_squawk(program, statements) if one[0] in ours]
         for one in (one for one, rule in found if rule == "syntax-error"):
             logger.warning("not linted, as Squawk can't read it: %s", one.shown)
-        dangers += drop_harmless(found, statements, made)
+        dangers += drop_harmless(found, statements, new_tables)
     else:
         rules = ", ".join(SQUAWK_RULES)
         logger.warning("squawk-cli is not installed, so there is no lint for: %s", rules)
@@ -108,7 +108,7 @@ def _describe_comment(rule: str | None) -> str:
     return f"there is no rule {rule} to allow: {', '.join(sorted(ALL_RULES))}"
 
 
-def _annotate(finding: Finding) -> str:
+def _format_annotation(finding: Finding) -> str:
     """Return the line that shows a finding at its place in a pull request on GitHub."""
     path = os.path.relpath(finding.path, os.environ.get("GITHUB_WORKSPACE", "."))
     message = finding.message.replace("%", "%25")
