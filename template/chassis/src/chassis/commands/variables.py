@@ -95,10 +95,7 @@ def _find_service_links() -> Iterator[str]:
 
 
 def _find_misread_names(settings: SettingsClass) -> Iterator[str]:
-    """Yield a warning for each of our names that `.env` sets twice, or that is not read from it.
-
-    A platform's variables are read from the process's environment alone.
-    """
+    """Yield a warning for each name that `.env` sets twice, or that is not read from it."""
     lines = Counter(one.name.upper() for one in read_dotenv())
     for name, times in lines.items():
         if times > 1 and name.startswith(prefix_of(settings)):

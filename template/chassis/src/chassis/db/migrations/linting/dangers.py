@@ -100,9 +100,9 @@ Danger = tuple[Statement, str]
 
 
 def drop_harmless(
-    found: Iterable[Danger], statements: Sequence[Statement], new_tables: Tables
+    found: Iterable[Danger], statements: Sequence[Statement], created: Tables
 ) -> Iterator[Danger]:
-    """Leave out matters of style, tables of `new_tables`, and what is said twice."""
+    """Leave out matters of style, tables that new revisions `created`, and what is said twice."""
     dangers = dict.fromkeys(one for one in found if one[1] in SQUAWK_RULES)
     said = {one for one, rule in dangers if rule in _SPECIFIC}
     gone = {one.table for one, rule in dangers if rule == "ban-drop-table"}
@@ -110,7 +110,7 @@ def drop_harmless(
     for one, rule in dangers:
         table = one.table or indexed.get(_find_index(one) or "")
         if rule == "ban-concurrent-index-creation-in-transaction" or not (
-            table in new_tables
+            table in created
             or (rule == "require-concurrent-index-deletion" and table in gone)
             or (rule == "constraint-missing-not-valid" and one in said)
             or (rule == "changing-column-type" and _widens_text(one, statements))
@@ -136,15 +136,17 @@ def _widens_text(statement: Statement, statements: Sequence[Statement]) -> bool:
     return 0 < int(sizes[-1] or 0) <= int(found[2])
 
 
-def find_own_dangers(statements: Sequence[Statement], new_tables: Tables) -> Iterator[Danger]:
+def find_own_dangers(statements: Sequence[Statement], created: Tables) -> Iterator[Danger]:
     """Yield the dangers that Squawk, the linter of PostgreSQL's migrations, has no rule for.
 
-    `new_tables` are those that the revisions make themselves: nobody waits for one.
+    `created` are the tables that the revisions make themselves: nobody waits for one.
     """
-    changed = (one for one in statements if one.matches(_CHANGES_TABLE) and one.table not in new_tables)
+    changed = (
+        one for one in statements if one.matches(_CHANGES_TABLE) and one.table not in created
+    )
     altering = {one.transaction for one in changed} - {None}
     for one in statements:
-        if one.transaction in altering and one.matches(_CHANGES_ROWS) and one.table not in new_tables:
+        if one.transaction in altering and one.matches(_CHANGES_ROWS) and one.table not in created:
             yield one, "data-in-schema-change"
         if one.matches(_TIMEOUT_OFF):
             yield one, "lock-timeout-off"

@@ -75,13 +75,13 @@ def lint_migrations(
 def _find_dangers(statements: Sequence[Statement], new: Set[str]) -> list[Danger]:
     """Look at new statements; the others tell what there was before."""
     ours = [one for one in statements if one.revision.revision in new]
-    new_tables = {one.table for one in ours if one.matches("CREATE TABLE")}
-    dangers = list(find_own_dangers(ours, new_tables))
+    created = {one.table for one in ours if one.matches("CREATE TABLE")}
+    dangers = list(find_own_dangers(ours, created))
     if program := find_squawk():
         found = [one for one in run_squawk(program, statements) if one[0] in ours]
         for one in (one for one, rule in found if rule == "syntax-error"):
             logger.warning("not linted, as Squawk can't read it: %s", one.shown)
-        dangers += drop_harmless(found, statements, new_tables)
+        dangers += drop_harmless(found, statements, created)
     else:
         rules = ", ".join(SQUAWK_RULES)
         logger.warning("squawk-cli is not installed, so there is no lint for: %s", rules)
