@@ -21,7 +21,7 @@ from .errors import (
     ReadOnlySessionError,
     classify,
     sqlite_error_name,
-    translate_refused_values,
+    translate_refused_value,
 )
 from .pool import choose_pool
 from .postgres.connect import (
@@ -32,21 +32,21 @@ from .postgres.connect import (
 )
 from .postgres.options import (
     asyncpg_arguments,
-    drop_pool_when_demoted,
+    disconnect_if_demoted,
     keepalive_options,
     milliseconds,
     ping_idle_connections,
-    refuse_outdated_statements,
+    refuse_outdated_statement,
 )
 from .postgres.passwords import FetchPassword, load_password_provider
-from .sqlite.files import prepare_folder, refuse_replaced_file, replace_broken_connections
-from .sqlite.foreign_keys import name_broken_foreign_keys
+from .sqlite.files import disconnect_after_failure, prepare_folder, refuse_replaced_file
+from .sqlite.foreign_keys import name_broken_foreign_key
 from .sqlite.pragmas import (
-    begin_with_first_statement,
-    end_streams_at_checkin,
-    free_lock_on_cancellation,
-    optimize_on_close,
-    remember_handles,
+    begin_with_next_statement,
+    close_streams,
+    interrupt_statement,
+    remember_handle,
+    renew_statistics,
     set_pragmas,
 )
 from .statements import observe_statements
@@ -174,10 +174,10 @@ def _add_listeners(
             _add_postgres_listeners(engine, settings, target, read_only=read_only)
         case "custom":
             translate_connect_errors(engine, target.masked)
-    translate_refused_values(engine)
+    event.listen(engine, "handle_error", translate_refused_value)
     observe_statements(engine, settings.database_slow_query_seconds)
     if read_only:
-        _translate_refused_writes(engine)
+        event.listen(engine, "handle_error", _translate_refused_write)
 
 
 def _add_sqlite_listeners(
@@ -185,16 +185,16 @@ def _add_sqlite_listeners(
 ) -> None:
     file = Path(target.url.database or "")
     prepare_folder(file, target.chosen_by)
-    remember_handles(engine)
+    event.listen(engine, "connect", remember_handle)
     set_sqlite_pragmas(engine, settings, read_only=read_only)
-    free_lock_on_cancellation(engine)
-    end_streams_at_checkin(engine)
+    event.listen(engine, "invalidate", interrupt_statement)
+    event.listen(engine, "checkin", close_streams)
     refuse_replaced_file(engine, file)
-    replace_broken_connections(engine, read_only=read_only)
+    event.listen(engine, "handle_error", disconnect_after_failure)
     if not read_only:
-        begin_with_first_statement(engine)
-        name_broken_foreign_keys(engine)
-        optimize_on_close(engine)
+        event.listen(engine, "begin", begin_with_next_statement)
+        event.listen(engine, "handle_error", name_broken_foreign_key)
+        event.listen(engine, "close", renew_statistics)
     translate_connect_errors(engine, target.masked)
 
 
@@ -206,7 +206,7 @@ def _add_postgres_listeners(
     if settings.database_read_fallback and target is not primary:
         hosts += _list_hosts(settings, primary, read_only=read_only, is_fallback=True)
     connect_with_failover(engine, hosts, target.masked)
-    refuse_outdated_statements(engine)
+    event.listen(engine, "handle_error", refuse_outdated_statement)
     if settings.database_pool_pre_ping:
         ping_idle_connections(
             engine,
@@ -214,7 +214,7 @@ def _add_postgres_listeners(
             timeout=settings.database_connect_timeout_seconds,
         )
     if not read_only:
-        drop_pool_when_demoted(engine)
+        event.listen(engine, "handle_error", disconnect_if_demoted)
 
 
 def _list_hosts(
@@ -257,12 +257,9 @@ def _server_settings(settings: DatabaseSettings, *, read_only: bool) -> dict[str
     }
 
 
-def _translate_refused_writes(engine: Engine) -> None:
+def _translate_refused_write(context: ExceptionContext) -> None:
     """Make the server's refusal of textual SQL the error that a read session raises itself."""
-
-    @event.listens_for(engine, "handle_error")
-    def raise_read_only(context: ExceptionContext) -> None:
-        error = context.sqlalchemy_exception
-        refused = sqlite_error_name(context.original_exception) == "SQLITE_READONLY"
-        if refused or (error is not None and classify(error) is Failure.READ_ONLY):
-            raise ReadOnlySessionError from context.original_exception
+    error = context.sqlalchemy_exception
+    refused = sqlite_error_name(context.original_exception) == "SQLITE_READONLY"
+    if refused or (error is not None and classify(error) is Failure.READ_ONLY):
+        raise ReadOnlySessionError from context.original_exception

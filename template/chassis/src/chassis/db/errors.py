@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from datetime import date, time
 from enum import Enum
 
-from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -201,17 +200,14 @@ def find_invalid_value(error: BaseException) -> Exception | None:
     )
 
 
-def translate_refused_values(engine: Engine) -> None:
+def translate_refused_value(context: ExceptionContext) -> None:
     """Raise InvalidValueError for a value that a driver refuses with an error of Python's.
 
     SQLite's driver does so for an integer above 64 bits, and for half of a surrogate pair.
     """
-
-    @event.listens_for(engine, "handle_error")
-    def raise_invalid_value(context: ExceptionContext) -> None:
-        refusal = context.original_exception
-        if context.sqlalchemy_exception is None and isinstance(refusal, _VALUE_ERRORS):
-            raise InvalidValueError(f"the driver refuses a value: {type(refusal).__name__}")
+    refusal = context.original_exception
+    if context.sqlalchemy_exception is None and isinstance(refusal, _VALUE_ERRORS):
+        raise InvalidValueError(f"the driver refuses a value: {type(refusal).__name__}")
 
 
 def sqlstate(error: DBAPIError) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, pool, text
+from sqlalchemy import Connection, Engine, create_engine, event, pool, text
 from sqlalchemy.exc import DatabaseError
 
 from ..address.settings import DatabaseSettings
@@ -117,7 +117,7 @@ def create_migration_engine(settings: DatabaseSettings) -> Iterator[Engine]:
     )
     if target.backend == "sqlite":
         set_sqlite_pragmas(engine, settings, migrating=True)
-        begin_immediately(engine)
+        event.listen(engine, "begin", begin_immediately)
     if target.backend == "postgres":
         fetch_password = find_password_source(settings, target, *target.hosts[0])
         if fetch_password is not None:

@@ -102,19 +102,16 @@ def ping_idle_connections(engine: Engine, *, idle_seconds: float, timeout: float
             _ping_server(connection, timeout)
 
 
-def drop_pool_when_demoted(engine: Engine) -> None:
+def disconnect_if_demoted(context: ExceptionContext) -> None:
     """Drop all connections when a write is refused: their server has become a standby.
 
     A managed primary that fails over can keep its connections open, and refuse writes for ever.
     """
 
-    @event.listens_for(engine, "handle_error")
-    def disconnect_if_read_only(context: ExceptionContext) -> None:
-        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY_TRANSACTION:
-            context.is_disconnect = True
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY_TRANSACTION:
+        context.is_disconnect = True
 
-
-def refuse_outdated_statements(engine: Engine) -> None:
+def refuse_outdated_statement(context: ExceptionContext) -> None:
     """Raise DatabaseUnavailableError if a migration changed a type under a prepared statement.
 
     The driver prepares it anew for the next request; in a transaction it can't be sent again.
@@ -125,17 +122,15 @@ def refuse_outdated_statements(engine: Engine) -> None:
         OutdatedSchemaCacheError,
     )
 
-    @event.listens_for(engine, "handle_error")
-    def raise_unavailable(context: ExceptionContext) -> None:
-        cause = context.original_exception.__cause__
-        is_outdated = isinstance(cause, InvalidCachedStatementError | OutdatedSchemaCacheError)
-        # Never translated: the server's internal errors have no other language.
-        lost_its_type = isinstance(cause, InternalServerError) and _LOST_TYPE in str(cause)
-        if is_outdated or lost_its_type:
-            raise DatabaseUnavailableError(
-                "a migration changed the type of a column that a prepared statement has; "
-                "it is prepared anew"
-            )
+    cause = context.original_exception.__cause__
+    is_outdated = isinstance(cause, InvalidCachedStatementError | OutdatedSchemaCacheError)
+    # Never translated: the server's internal errors have no other language.
+    lost_its_type = isinstance(cause, InternalServerError) and _LOST_TYPE in str(cause)
+    if is_outdated or lost_its_type:
+        raise DatabaseUnavailableError(
+            "a migration changed the type of a column that a prepared statement has; "
+            "it is prepared anew"
+        )
 
 
 def keepalive_options(given: Mapping[str, str]) -> list[SocketOption]:

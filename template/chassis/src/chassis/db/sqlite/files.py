@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import ExceptionContext
@@ -58,18 +59,16 @@ def refuse_replaced_file(engine: Engine, file: Path) -> None:
     event.listen(engine, "checkout", check_file)
 
 
-def replace_broken_connections(engine: Engine, *, read_only: bool) -> None:
+def disconnect_after_failure(context: ExceptionContext) -> None:
     """Open a new connection after the file failed: one that was opened read-only stays so.
 
     A read engine's refusal of a write is no failure of its file.
     """
-
-    @event.listens_for(engine, "handle_error")
-    def disconnect_after_failure(context: ExceptionContext) -> None:
-        name = sqlite_error_name(context.original_exception)
-        is_refusal = read_only and name == "SQLITE_READONLY"
-        if name.startswith(SQLITE_FILE_FAILURES) and not is_refusal:
-            context.is_disconnect = True
+    name = sqlite_error_name(context.original_exception)
+    dialect: Any = context.dialect
+    is_refusal = dialect.reads_only and name == "SQLITE_READONLY"
+    if name.startswith(SQLITE_FILE_FAILURES) and not is_refusal:
+        context.is_disconnect = True
 
 
 def _identify_file(file: Path) -> tuple[int, int] | None:

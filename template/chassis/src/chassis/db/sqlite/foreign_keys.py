@@ -3,17 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    ForeignKeyConstraint,
-    Insert,
-    Table,
-    Update,
-    event,
-    exists,
-    select,
-)
+from sqlalchemy import Connection, ForeignKeyConstraint, Insert, Table, Update, exists, select
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import StatementError
 
@@ -22,19 +12,16 @@ from ..errors import sqlite_error_name
 MESSAGE = "FOREIGN KEY constraint failed: "
 
 
-def name_broken_foreign_keys(engine: Engine) -> None:
+def name_broken_foreign_key(context: ExceptionContext) -> None:
     """Add the columns of the broken foreign key to the error of an INSERT or UPDATE of values."""
-
-    @event.listens_for(engine, "handle_error")
-    def name_broken_foreign_key(context: ExceptionContext) -> None:
-        name = sqlite_error_name(context.original_exception)
-        error, connection = context.sqlalchemy_exception, context.connection
-        if name == "SQLITE_CONSTRAINT_FOREIGNKEY" and connection and error:
-            for key in _find_candidates(context.execution_context, connection):
-                assert isinstance(error, StatementError)
-                columns = (f"{key.table.name}.{column.name}" for column in key.columns)
-                error.add_detail(MESSAGE + ", ".join(columns))
-                break
+    name = sqlite_error_name(context.original_exception)
+    error, connection = context.sqlalchemy_exception, context.connection
+    if name == "SQLITE_CONSTRAINT_FOREIGNKEY" and connection and error:
+        for key in _find_candidates(context.execution_context, connection):
+            assert isinstance(error, StatementError)
+            columns = (f"{key.table.name}.{column.name}" for column in key.columns)
+            error.add_detail(MESSAGE + ", ".join(columns))
+            break
 
 
 def _find_candidates(context: Any, connection: Connection) -> Iterator[ForeignKeyConstraint]:

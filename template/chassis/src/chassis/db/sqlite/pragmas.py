@@ -53,71 +53,54 @@ def set_pragmas(
                 cursor.execute(statement)
 
 
-def remember_handles(engine: Engine) -> None:
-    """Keep the connection of sqlite3 with each entry of an asynchronous engine's pool."""
+def remember_handle(connection: Any, record: ConnectionPoolEntry) -> None:
+    """Keep the connection of sqlite3 with its entry of an asynchronous engine's pool."""
     # Imports the driver, which is not needed if PostgreSQL serves.
     from .connection import find_handle
 
-    @event.listens_for(engine, "connect")
-    def remember_handle(connection: Any, record: ConnectionPoolEntry) -> None:
-        record.info[HANDLE] = connection.run_async(find_handle)
+    record.info[HANDLE] = connection.run_async(find_handle)
 
 
-def begin_with_first_statement(engine: Engine) -> None:
-    """Begin an asynchronous engine's transactions with IMMEDIATE, at their first statement.
+def begin_with_next_statement(connection: Connection) -> None:
+    """Begin an asynchronous engine's transaction with IMMEDIATE, at its first statement.
 
     With a plain BEGIN two that read and then write fail at once, whatever the busy timeout.
     """
-
-    @event.listens_for(engine, "begin")
-    def begin_at_next_statement(connection: Connection) -> None:
-        connection.connection.info[HANDLE].begin_with_next_statement()
+    connection.connection.info[HANDLE].begins = True
 
 
-def begin_immediately(engine: Engine) -> None:
-    """Begin a synchronous engine's transactions with IMMEDIATE, at once."""
-
-    @event.listens_for(engine, "begin")
-    def execute_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+def begin_immediately(connection: Connection) -> None:
+    """Begin a synchronous engine's transaction with IMMEDIATE, at once."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def free_lock_on_cancellation(engine: Engine) -> None:
+def interrupt_statement(
+    connection: DBAPIConnection, record: ConnectionPoolEntry, error: BaseException | None
+) -> None:
     """Stop the statement of a cancelled task, so that its write lock is gone at once.
 
     Cancelling a task does not stop the thread that runs its statement.
     """
-
-    @event.listens_for(engine, "invalidate")
-    def interrupt_statement(
-        connection: DBAPIConnection, record: ConnectionPoolEntry, error: BaseException | None
-    ) -> None:
-        record.info[_INTERRUPTED] = True
-        if (handle := record.info.get(HANDLE)) is not None:
-            handle.interrupt_now()
+    record.info[_INTERRUPTED] = True
+    if (handle := record.info.get(HANDLE)) is not None:
+        handle.interrupt_now()
 
 
-def end_streams_at_checkin(engine: Engine) -> None:
+def close_streams(connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
     """Close the streams that were left unread: their snapshot would keep the WAL from being cut."""
-
-    @event.listens_for(engine, "checkin")
-    def close_streams(connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-        if connection is not None and HANDLE in record.info:
-            record.info[HANDLE].close_streams()
+    if connection is not None and HANDLE in record.info:
+        record.info[HANDLE].close_streams()
 
 
-def optimize_on_close(engine: Engine) -> None:
+def renew_statistics(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     """Renew the statistics that SQLite plans queries by, as its manual asks."""
-
-    @event.listens_for(engine, "close")
-    def optimize(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-        if record.info.get(_INTERRUPTED):
-            return
-        # Another process may be writing; this one is about to end, and does not wait for it.
-        pragmas = ("busy_timeout=0", "analysis_limit=400", "optimize")
-        with suppress(sqlite3.Error), closing(connection.cursor()) as cursor:
-            for pragma in pragmas:
-                cursor.execute(f"PRAGMA {pragma}")
+    if record.info.get(_INTERRUPTED):
+        return
+    # Another process may be writing; this one is about to end, and does not wait for it.
+    pragmas = ("busy_timeout=0", "analysis_limit=400", "optimize")
+    with suppress(sqlite3.Error), closing(connection.cursor()) as cursor:
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
 
 
 def back_up(connection: Connection, file: Path) -> Path | None:
