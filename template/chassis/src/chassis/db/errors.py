@@ -88,10 +88,21 @@ class Failure(Enum):
     READ_ONLY = "read-only"
 
 
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
 READ_ONLY_TRANSACTION = "25006"
 UNDEFINED_TABLE = "42P01"
-_SQLSTATES = {
+# The file of SQLite or its disk: full, read-only, broken, or no database.
+SQLITE_FILE_FAILURES = (
+    "SQLITE_CANTOPEN",
+    "SQLITE_CORRUPT",
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_NOTADB",
+    "SQLITE_READONLY",
+)
+# By how codes begin: https://www.postgresql.org/docs/current/errcodes-appendix.html and
+# https://www.sqlite.org/rescode.html, extended codes by name.
+_FAILURES = {
+    "08": Failure.UNAVAILABLE,  # connection_exception
     "22001": Failure.INVALID,  # string_data_right_truncation
     "22003": Failure.INVALID,  # numeric_value_out_of_range
     "22007": Failure.INVALID,  # invalid_datetime_format
@@ -111,28 +122,15 @@ _SQLSTATES = {
     "53300": Failure.UNAVAILABLE,  # too_many_connections
     "55P03": Failure.UNAVAILABLE,  # lock_not_available
     "57014": Failure.TIMEOUT,  # query_canceled
-}
-_SQLSTATE_FAMILIES = {"08": Failure.UNAVAILABLE, "57P0": Failure.UNAVAILABLE}
-
-# https://www.sqlite.org/rescode.html, extended codes by name
-_SQLITE_NAMES = {
+    "57P0": Failure.UNAVAILABLE,  # admin_shutdown and its like
+    "SQLITE_BUSY": Failure.UNAVAILABLE,
     "SQLITE_CONSTRAINT_FOREIGNKEY": Failure.CONFLICT,
     "SQLITE_CONSTRAINT_PRIMARYKEY": Failure.CONFLICT,
     "SQLITE_CONSTRAINT_ROWID": Failure.CONFLICT,
     "SQLITE_CONSTRAINT_UNIQUE": Failure.CONFLICT,
+    "SQLITE_LOCKED": Failure.UNAVAILABLE,
+    **dict.fromkeys(SQLITE_FILE_FAILURES, Failure.UNAVAILABLE),
 }
-# The file or its disk: full, read-only, broken, or no database.
-SQLITE_FILE_FAILURES = (
-    "SQLITE_CANTOPEN",
-    "SQLITE_CORRUPT",
-    "SQLITE_FULL",
-    "SQLITE_IOERR",
-    "SQLITE_NOTADB",
-    "SQLITE_READONLY",
-)
-_SQLITE_FAMILIES = dict.fromkeys(
-    ("SQLITE_BUSY", "SQLITE_LOCKED", *SQLITE_FILE_FAILURES), Failure.UNAVAILABLE
-)
 
 # Raised for a value that is at fault, and not for its type.
 _VALUE_ERRORS = (OverflowError, UnicodeEncodeError, InvalidValueError)
@@ -157,7 +155,8 @@ def classify(error: BaseException) -> Failure | None:
         return None
     if error.connection_invalidated:
         return Failure.UNAVAILABLE
-    return _classify_sqlstate(sqlstate(error)) or _classify_sqlite_name(error.orig)
+    code = sqlstate(error) or sqlite_error_name(error.orig)
+    return next((_FAILURES[known] for known in _FAILURES if code.startswith(known)), None)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -230,15 +229,6 @@ def describe_error(error: BaseException) -> str:
     return line or type(cause).__name__
 
 
-def _classify_sqlstate(code: str) -> Failure | None:
-    return _SQLSTATES.get(code) or _find_by_prefix(code, _SQLSTATE_FAMILIES)
-
-
-def _classify_sqlite_name(error: BaseException | None) -> Failure | None:
-    name = sqlite_error_name(error)
-    return _SQLITE_NAMES.get(name) or _find_by_prefix(name, _SQLITE_FAMILIES)
-
-
 def _is_permanent(error: BaseException) -> bool:
     code = getattr(error, "sqlstate", None) or ""
     is_broken = sqlite_error_name(error).startswith(BROKEN_FILE)
@@ -249,7 +239,3 @@ def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = getattr(error, "orig", None) or error.__cause__
-
-
-def _find_by_prefix(code: str, families: dict[str, Failure]) -> Failure | None:
-    return next((found for prefix, found in families.items() if code.startswith(prefix)), None)
