@@ -6,6 +6,7 @@ are gone in both cases.
 """
 
 import os
+from pkgutil import resolve_name
 from typing import Any
 
 import aiosqlite
@@ -18,14 +19,13 @@ TAKEN = os.environ["CHASSIS_WITHOUT"].split(",")
 
 def take_away() -> None:
     """Make the chassis find no name of `TAKEN`."""
-    find = borrowed.find_name
 
     def find_what_is_left(name: str) -> Any:
         if name in TAKEN:
             raise AttributeError(name)
-        return find(name)
+        return resolve_name(name)
 
-    borrowed.find_name = find_what_is_left
+    vars(borrowed).update(resolve_name=find_what_is_left)
     del sqlalchemy.util.await_only
     if TAKEN == ["releases"]:
         del sqlalchemy.util.await_

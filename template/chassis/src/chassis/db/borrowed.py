@@ -8,11 +8,10 @@ protects (host check, limits, rules of a session) may depend on a name of this m
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from operator import attrgetter
+from pkgutil import resolve_name
 from typing import Any, NamedTuple, TypeVar
 
 P = TypeVar("P")
-Release = tuple[int, int]
 
 # The argument of `connect` that SQLAlchemy's `create_async_engine(async_creator=…)` makes.
 CREATOR_ARGUMENT = "async_creator_fn"
@@ -21,8 +20,8 @@ CREATOR_ARGUMENT = "async_creator_fn"
 class Loan(NamedTuple):
     """What is borrowed from a package, from which of its minor releases, and what for."""
 
-    oldest: Release
-    newest: Release
+    # How the versions of those releases begin.
+    releases: tuple[str, ...]
     # Each as `module:attribute`.
     names: Sequence[str]
     # How the service is worse off without them.
@@ -31,8 +30,7 @@ class Loan(NamedTuple):
 
 LOANS = {
     "sqlalchemy": Loan(
-        (2, 1),
-        (2, 1),
+        ("2.1.",),
         (
             "sqlalchemy.util:await_",
             "sqlalchemy.util.queue:Empty",
@@ -41,18 +39,21 @@ LOANS = {
         ),
         "who waits longest for a connection is not always served first",
     ),
-    "aiosqlite": Loan(
-        (0, 22), (0, 22), (), "a statement of SQLite takes four visits to its thread"
-    ),
+    "aiosqlite": Loan(("0.22.",), (), "a statement of SQLite takes four visits to its thread"),
 }
 
 
 def may_use(package: str) -> bool:
     """Return whether a package's release was tested and still has every name that is borrowed."""
     loan = LOANS[package]
-    if not loan.oldest <= _read_release(package) <= loan.newest:
+    if not import_module(package).__version__.startswith(loan.releases):
         return False
-    return all(_has_name(name) for name in loan.names)
+    try:
+        for name in loan.names:
+            resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def describe_fallbacks() -> list[str]:
@@ -77,7 +78,7 @@ def find_route_template(scope: Mapping[str, Any]) -> str | None:
 
 def replace_queue(pool: type[P], queue: type[Any]) -> type[P]:
     """Return a subclass of one of SQLAlchemy's pools that holds its connections in this queue."""
-    wait_for, empty_error, full_error, _ = map(find_name, LOANS["sqlalchemy"].names)
+    wait_for, empty_error, full_error, _ = map(resolve_name, LOANS["sqlalchemy"].names)
     names = {
         "empty_error": empty_error,
         "full_error": full_error,
@@ -89,22 +90,3 @@ def replace_queue(pool: type[P], queue: type[Any]) -> type[P]:
         "__module__": pool.__module__,
     }
     return type(pool.__name__, (pool,), attributes)
-
-
-def find_name(name: str) -> Any:
-    """Return what stands at `module:attribute`."""
-    module, _, attribute = name.partition(":")
-    return attrgetter(attribute)(import_module(module))
-
-
-def _read_release(package: str) -> Release:
-    major, minor, *_ = import_module(package).__version__.split(".")
-    return int(major), int(minor)
-
-
-def _has_name(name: str) -> bool:
-    try:
-        find_name(name)
-    except (ImportError, AttributeError):
-        return False
-    return True

@@ -1,7 +1,7 @@
 """Passwords that change: what fetches one for each new connection."""
 
 from collections.abc import Callable
-from importlib import import_module
+from pkgutil import resolve_name
 
 from ..errors import DatabaseSettingsError, DatabaseUnavailableError
 
@@ -12,7 +12,15 @@ _VARIABLE = "APP_DATABASE_PASSWORD_PROVIDER"
 
 def load_password_provider(name: str, host: str, port: int, user: str) -> FetchPassword:
     """Return what calls the service's function `module:function` for a password of a host."""
-    provider = _import_function(name)
+    try:
+        provider = resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DatabaseSettingsError(
+            f"{_VARIABLE}: {name} can't be imported; name a module on the path and a function in "
+            "it, module:function"
+        ) from error
+    if not callable(provider):
+        raise DatabaseSettingsError(f"{_VARIABLE}: {name} is not a function")
 
     def fetch_password() -> str:
         try:
@@ -29,17 +37,3 @@ def load_password_provider(name: str, host: str, port: int, user: str) -> FetchP
         return password
 
     return fetch_password
-
-
-def _import_function(name: str) -> Callable[[str, int, str], object]:
-    module, _, function = name.partition(":")
-    try:
-        provider: Callable[[str, int, str], object] = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise DatabaseSettingsError(
-            f"{_VARIABLE}: {name} can't be imported; name a module on the path and a function in "
-            "it, module:function"
-        ) from error
-    if not callable(provider):
-        raise DatabaseSettingsError(f"{_VARIABLE}: {name} is not a function")
-    return provider
