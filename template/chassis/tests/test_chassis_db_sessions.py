@@ -807,7 +807,7 @@ async def test_a_dependency_is_found_however_it_is_written(settings: ChassisSett
     app = create_stock(settings, router)
     async with started(app):
         plans = app.state.sessions.plans
-        assert [plan.writes for plan in plans.values()] == [True] * 7
+        assert [*plans.values()] == [True] * 7
 
 
 async def written_in_text(session: "PlainSession") -> "OnlyForATypeChecker":  # type: ignore[name-defined]  # noqa: F821

@@ -15,7 +15,7 @@ from starlette.types import Scope
 from .errors import SessionPlanError
 from .route_dependencies import Dependency, find_dependencies, iter_routes
 from .session_guards import warn_of_uncommitted_changes
-from .sessions import ManagedSession, SessionPlan, Sessions
+from .sessions import ManagedSession, Sessions
 from .statements import StatementStats
 
 Endpoint = Callable[..., Any]
@@ -38,8 +38,9 @@ class SessionOwner(StatementStats):
         """Return the request's session; whoever asks again gets the same."""
         if self.managed_session is None:
             sessions: Sessions = self.app.state.sessions
-            plan = sessions.plans.get(endpoint) or self._plan_late(sessions, endpoint)
-            factory = sessions.write if writes or plan.writes else sessions.read
+            if endpoint not in sessions.plans:
+                self._plan_late(sessions, endpoint)
+            factory = sessions.write if writes or sessions.plans[endpoint] else sessions.read
             self.managed_session = ManagedSession(factory)
         return self.managed_session.session
 
@@ -63,13 +64,13 @@ class SessionOwner(StatementStats):
         for managed in [each for each in self.scopes if each.is_abandoned]:
             await managed.close(failed=True)
 
-    def _plan_late(self, sessions: Sessions, endpoint: Endpoint) -> SessionPlan:
+    def _plan_late(self, sessions: Sessions, endpoint: Endpoint) -> None:
         """Plan all routes again: one was added after the start."""
         sessions.plans.update(plan_routes(self.app.routes))
         if self.scope["type"] == "websocket":
             handler = Dependency(endpoint, None, None).name
             raise SessionPlanError(f"the websocket of {handler} {_WEBSOCKET_ADVICE}")
-        return sessions.plans.setdefault(endpoint, SessionPlan(writes=False))
+        sessions.plans.setdefault(endpoint, False)
 
 
 async def get_db_session(connection: HTTPConnection) -> AsyncSession:
@@ -96,19 +97,19 @@ DbReadSession = Annotated[AsyncSession, Depends(get_db_read_session, scope="func
 DbSessions = Annotated[Sessions, Depends(get_db_sessions)]
 
 
-def plan_routes(routes: Sequence[BaseRoute]) -> dict[Endpoint, SessionPlan]:
-    """Return the plan of each function of a route that uses a session.
+def plan_routes(routes: Sequence[BaseRoute]) -> dict[Endpoint, bool]:
+    """Return each handler that uses a session, and whether its requests write.
 
-    Raise SessionPlanError for a route that can't be served with one session, closed in time.
+    Where anything in a route writes, all of it does. Raise SessionPlanError for a route that can't
+    be served with one session, closed in time.
     """
-    plans: dict[Endpoint, SessionPlan] = {}
+    plans: dict[Endpoint, bool] = {}
     for context in iter_routes(routes):
         needs = [each for each in find_dependencies(context) if each.call in _OPENERS]
         if needs and context.endpoint is not None:
             _check_route(context, context.endpoint, needs)
             writes = any(each.call is get_db_session for each in needs)
-            known = plans.get(context.endpoint)
-            plans[context.endpoint] = SessionPlan(writes or (known is not None and known.writes))
+            plans[context.endpoint] = writes or plans.get(context.endpoint, False)
     return plans
 
 

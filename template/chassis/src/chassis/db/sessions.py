@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -20,24 +20,16 @@ _Writer = tuple[asyncio.Task[Any], Engine]
 _TASKS_WITH_WRITE_SESSION: set[_Writer | None] = set()
 
 
-class SessionPlan(NamedTuple):
-    """Which session a route's requests get: where anything in it writes, all of it does."""
-
-    writes: bool
-
-
 @dataclass(frozen=True)
 class Sessions:
     """The two factories: `session_scope(sessions.write)` and `session_scope(sessions.read)`.
 
-    An application keeps the plans of its routes' handlers with its own.
+    An application notes beside its own whether the requests of each handler write.
     """
 
     write: SessionFactory
     read: SessionFactory
-    plans: dict[Callable[..., Any], SessionPlan] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    plans: dict[Callable[..., Any], bool] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def engines(self) -> dict[str, Engine]:
