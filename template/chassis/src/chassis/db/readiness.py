@@ -69,14 +69,19 @@ class DatabaseProbe:
 
     async def _find_reason(self) -> str | None:
         try:
-            # First, so that nothing is read for a database that is away.
             if self._code is None:
-                await asyncio.wait_for(self._try_to_connect(), PROBE_TIMEOUT_SECONDS)
-            code = await self._read_code()
-            state = await asyncio.wait_for(self.compare(code), PROBE_TIMEOUT_SECONDS)
-        except UnreadableMigrationsError as error:
-            logger.warning("the migrations can't be read: %s", error)
-            return "the migrations can't be read"
+                # First, so that nothing is read for a database that is away.
+                async with asyncio.timeout(PROBE_TIMEOUT_SECONDS), self._engine.connect():
+                    pass
+                try:
+                    self._code = await asyncio.to_thread(
+                        read_code_revisions, self._package, self._settings
+                    )
+                except Exception as error:
+                    logger.warning("the migrations can't be read: %s", error)
+                    return "the migrations can't be read"
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                state = await self.compare(self._code)
         except Exception as error:
             logger.warning("the database does not answer: %s", describe_error(error))
             logger.debug("the error of the readiness probe", exc_info=True)
@@ -107,26 +112,7 @@ class DatabaseProbe:
                 await connection.exec_driver_sql(f"PRAGMA user_version={found.scalar_one()}")
             self._file_failure = None
 
-    async def _try_to_connect(self) -> None:
-        async with self._engine.connect():
-            pass
-
-    async def _read_code(self) -> CodeRevisions:
-        """Read once, in a thread, which revisions the code has: files are read for it."""
-        if self._code is None:
-            try:
-                self._code = await asyncio.to_thread(
-                    read_code_revisions, self._package, self._settings
-                )
-            except Exception as error:
-                raise UnreadableMigrationsError(str(error)) from error
-        return self._code
-
     async def compare(self, code: CodeRevisions) -> SchemaState:
         """Compare the database's revisions, as they are now, with the code's."""
         async with self._engine.connect() as connection:
             return await connection.run_sync(code.compare)
-
-
-class UnreadableMigrationsError(Exception):
-    """The service's revisions or its `env.py` can't be read."""
