@@ -37,7 +37,12 @@ async def run_transaction(
     attempt = 1
     while True:
         try:
-            return await _run_once(factory, work, serializable=serializable)
+            async with session_scope(factory) as session:
+                if serializable and session.get_bind().dialect.name == "postgresql":
+                    await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+                result = await work(session)
+                await session.commit()
+            return result
         except DBAPIError as error:
             if sqlstate(error) not in RETRYABLE_SQLSTATES or attempt >= attempts:
                 raise
@@ -47,15 +52,3 @@ async def run_transaction(
             )
         await asyncio.sleep(random.uniform(0, _PAUSE_SECONDS * 2**attempt))
         attempt += 1
-
-
-async def _run_once(
-    factory: SessionFactory, work: Callable[[AsyncSession], Awaitable[T]], *, serializable: bool
-) -> T:
-    """Run one transaction to its commit."""
-    async with session_scope(factory) as session:
-        if serializable and session.get_bind().dialect.name == "postgresql":
-            await session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
-        result = await work(session)
-        await session.commit()
-        return result
