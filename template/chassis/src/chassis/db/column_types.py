@@ -47,9 +47,15 @@ def replace_types(
     has for this type and its kinds: the chassis checks a value, then the dialect stores it.
     """
     replaced: Replacements = dict(colspecs)
+    # No dialect has implementations of these, and an Integer can't tell how wide they are.
+    kinds: dict[type[Any], type[Any]] = {
+        SmallInteger: SmallInteger,
+        BigInteger: BigInteger,
+        **colspecs,
+    }
     for checked in ours:
         general = checked.__mro__[1]
-        for key, implementation in {general: general, **colspecs}.items():
+        for key, implementation in {general: general, **kinds}.items():
             if issubclass(key, general):
                 replaced[key] = type(checked.__name__, (checked, implementation), {})
     return replaced
@@ -205,25 +211,19 @@ class UntypedValue(NullType):
 POSTGRES_TYPES: tuple[type[TypeEngine[Any]], ...] = (ZonedDateTime, ZonedTime, NullableJSON)
 
 
-class BoundedSmallInteger(SmallInteger):
+class BoundedInteger(Integer):
     """Refuses what PostgreSQL's does not hold: each integer of SQLite has 64 bits."""
 
     def bind_processor(self, dialect: Dialect) -> _Process:
-        return _refuse_more_bits(16)
+        bits = 16 if isinstance(self, SmallInteger) else 64 if isinstance(self, BigInteger) else 32
+        lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
+        def process(value: Any) -> Any:
+            if isinstance(value, int) and not lowest <= value <= highest:
+                raise InvalidValueError(f"the column is an integer of {bits} bits")
+            return value
 
-class BoundedInteger(Integer):
-    """Refuses what PostgreSQL's does not hold."""
-
-    def bind_processor(self, dialect: Dialect) -> _Process:
-        return _refuse_more_bits(32)
-
-
-class BoundedBigInteger(BigInteger):
-    """Refuses what no database holds."""
-
-    def bind_processor(self, dialect: Dialect) -> _Process:
-        return _refuse_more_bits(64)
+        return process
 
 
 class TextWithoutNUL(String):
@@ -243,9 +243,7 @@ SQLITE_TYPES = (
     FloatWithoutNaN,
     KnownEnum,
     UntypedValue,
-    BoundedSmallInteger,
     BoundedInteger,
-    BoundedBigInteger,
     TextWithoutNUL,
 )
 
@@ -277,17 +275,6 @@ def _refuse_nul(value: Any) -> Any:
     if isinstance(value, str) and "\0" in value:
         raise InvalidValueError("a text of a database holds no NUL")
     return value
-
-
-def _refuse_more_bits(bits: int) -> Callable[[Any], Any]:
-    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-
-    def check_integer(value: Any) -> Any:
-        if isinstance(value, int) and not lowest <= value <= highest:
-            raise InvalidValueError(f"the column is an integer of {bits} bits")
-        return value
-
-    return check_integer
 
 
 def _find_limit(precision: int | None, scale: int | None) -> Decimal:
