@@ -76,12 +76,10 @@ class SQLiteHandle(sqlite3.Connection):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        # Whether a write transaction begins in the visit of its first statement, the next one.
         self.begins = False
-        self._streams: set[Cursor | _PlainCursor] = set()
-
-    def begin_with_next_statement(self) -> None:
-        """Begin a write transaction, in the visit of its first statement."""
-        self.begins = True
+        # Those that have rows left, and so hold a snapshot of the database.
+        self.streams: set[Cursor | _PlainCursor] = set()
 
     def begin(self) -> None:
         """Begin the transaction that waits for its first statement, if any."""
@@ -96,15 +94,8 @@ class SQLiteHandle(sqlite3.Connection):
         return self.cursor().execute(statement, parameters)
 
     def cursor(self, factory: Any = None) -> sqlite3.Cursor:  # type: ignore[override]
-        """Return a cursor for SQLAlchemy's own connection; the chassis's makes sqlite3's."""
+        """Return a cursor, by default for SQLAlchemy's own connection."""
         return super().cursor(factory or _PlainCursor)
-
-    def execute_first(
-        self, method: Callable[..., sqlite3.Cursor], statement: str, parameters: Any
-    ) -> sqlite3.Cursor:
-        """Execute a statement by a cursor of sqlite3, after the BEGIN that waited for it."""
-        self.begin()
-        return method(super().cursor(), statement, parameters)
 
     def commit(self) -> None:
         self.begins = False
@@ -114,13 +105,9 @@ class SQLiteHandle(sqlite3.Connection):
         self.begins = False
         super().rollback()
 
-    def note_stream(self, cursor: "Cursor | _PlainCursor", *, is_open: bool) -> None:
-        """Remember a cursor that has rows left, which holds a snapshot of the database."""
-        (self._streams.add if is_open else self._streams.discard)(cursor)
-
     def close_streams(self) -> None:
         """Let go of what was left unread; nothing else may use the connection meanwhile."""
-        for cursor in tuple(self._streams):
+        for cursor in tuple(self.streams):
             cursor.close_here()
 
     def interrupt_now(self) -> None:
@@ -134,7 +121,7 @@ class _PlainCursor(sqlite3.Cursor):
 
     def execute(self, *arguments: Any) -> Self:
         self.connection.begin()
-        self.connection.note_stream(self, is_open=True)
+        self.connection.streams.add(self)
         return super().execute(*arguments)
 
     def executemany(self, *arguments: Any) -> Self:
@@ -142,7 +129,7 @@ class _PlainCursor(sqlite3.Cursor):
         return super().executemany(*arguments)
 
     def close(self) -> None:
-        self.connection.note_stream(self, is_open=False)
+        self.connection.streams.discard(self)
         super().close()
 
     close_here = close
@@ -210,13 +197,14 @@ class Cursor:
         """Return all rows that are left."""
         rows, self._rows = self._rows, ()
         if self._open is not None:
-            rows = [*rows, *await self._fetch(-1)]
+            rows = [*rows, *await _visit_thread(self._connection, self._fetch_here, -1)]
         return rows
 
     async def fetchmany(self, size: int) -> Sequence[Any]:
         """Return at most `size` of the rows that are left."""
         if not self._rows and self._open is not None:
-            self._rows = await self._fetch(max(size, FIRST_ROWS))
+            more = max(size, FIRST_ROWS)
+            self._rows = await _visit_thread(self._connection, self._fetch_here, more)
         rows, self._rows = self._rows[:size], self._rows[size:]
         return rows
 
@@ -234,11 +222,7 @@ class Cursor:
         if self._open is not None:
             self._open.close()
             self._open = None
-            self._connection.handle.note_stream(self, is_open=False)
-
-    async def _fetch(self, size: int) -> Sequence[Any]:
-        rows: Sequence[Any] = await _visit_thread(self._connection, self._fetch_here, size)
-        return rows
+            self._connection.handle.streams.discard(self)
 
     def _run_here(
         self,
@@ -247,8 +231,9 @@ class Cursor:
         statement: str,
         parameters: Any,
     ) -> None:
-        self._open = cursor = handle.execute_first(method, statement, parameters)
-        handle.note_stream(self, is_open=True)
+        handle.begin()
+        self._open = cursor = method(handle.cursor(sqlite3.Cursor), statement, parameters)
+        handle.streams.add(self)
         self.description, self.lastrowid = cursor.description, cursor.lastrowid
         if cursor.description:
             self._rows = self._fetch_here(handle, FIRST_ROWS)
