@@ -69,12 +69,10 @@ class TrackedDict(dict[str, Any]):
         return self
 
     def update(self, *values: Any, **named: Any) -> None:
-        """Set the items of another dict."""
         super().update(TrackedDict(dict(*values, **named), self._owner))
         self._owner.report_change()
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return a value, and set it to the default before if there is none."""
         if key not in self:
             self[key] = default
         return self[key]
@@ -113,16 +111,13 @@ class TrackedList(list[Any]):
         return self
 
     def append(self, value: Any) -> None:
-        """Add a value at the end."""
         self.extend([value])
 
     def extend(self, values: Iterable[Any]) -> None:
-        """Add values at the end."""
         super().extend(TrackedList(values, self._owner))
         self._owner.report_change()
 
     def insert(self, index: Any, value: Any) -> None:
-        """Add a value before another."""
         super().insert(index, _track_container(value, self._owner))
         self._owner.report_change()
 

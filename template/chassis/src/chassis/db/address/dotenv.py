@@ -53,19 +53,18 @@ def parse_dotenv(text: str, name: str = DOTENV.name) -> list[Assignment]:
     """Return the assignments of a text, as read_dotenv does."""
     found: list[Assignment] = []
     known = dict(os.environ)
-    position, line = 0, 1
+    position = 0
     while position < len(text):
-        end = position
         if blank := _BLANK.match(text, position):
-            end = blank.end()
-        else:
-            try:
-                key, value, end = _parse_assignment(text, position, known)
-            except ValueError as error:
-                raise SettingsError(f"{name}, line {line}: {error}") from None
-            found.append(Assignment(key, value))
-            known[key] = value
-        line += text.count("\n", position, end)
+            position = blank.end()
+            continue
+        try:
+            key, value, end = _parse_assignment(text, position, known)
+        except ValueError as error:
+            line = text.count("\n", 0, position) + 1
+            raise SettingsError(f"{name}, line {line}: {error}") from None
+        found.append(Assignment(key, value))
+        known[key] = value
         position = end
     return found
 

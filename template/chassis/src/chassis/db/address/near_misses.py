@@ -19,7 +19,7 @@ _NAMES_OF_URLS = re.compile(
     r"|APP_(?:DATABASE|DB|PG|POSTGRES(?:QL)?|SQL|SQLALCHEMY(?:_DATABASE)?)_?(?:URL|URI|DSN)"
 )
 # Each of these fields chooses a database.
-_DATABASE_CHOICES = {
+DATABASE_CHOICES = {
     "database_url",
     "database_platform_url",
     "database_backend",
@@ -42,7 +42,7 @@ class NearMissGuard(VariableSource):
 
     def __call__(self) -> dict[str, Any]:
         """Set nothing; raise SettingsError if an unread variable seems to name the database."""
-        if self.current_state.keys() & _DATABASE_CHOICES:
+        if self.current_state.keys() & DATABASE_CHOICES:
             return {}
         if of_postgres := _select_postgres_fields(self.current_state):
             raise SettingsError(

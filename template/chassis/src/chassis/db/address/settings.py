@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from ..errors import DatabaseSettingsError
 from .hosts import DEFAULT_PORT, parse_hosts
-from .near_misses import NearMissGuard, find_unread_fields
+from .near_misses import DATABASE_CHOICES, NearMissGuard, find_unread_fields
 from .parameters import SSLMode
 from .secrets import SecretStore
 from .sources import (
@@ -194,8 +194,7 @@ class DatabaseSettings(BaseSettings):
         chosen = f"chosen by {target.chosen_by}"
         if target.backend == "sqlite":
             write = "1"
-            choosing = {"database_url", "database_backend", "database_sqlite_path"}
-            if self.model_fields_set.isdisjoint({"database_platform_url", *choosing}):
+            if self.model_fields_set.isdisjoint(DATABASE_CHOICES):
                 chosen = "by default"
             ignored = {"database_pool_size", "database_max_overflow"} & self.model_fields_set
             names = ", ".join(f"APP_{name.upper()}" for name in sorted(ignored))

@@ -1,7 +1,7 @@
 """Database URLs: one libpq-style URL in, what each driver understands out."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -67,22 +67,23 @@ class DatabaseTarget:
 
     def runtime(self) -> tuple[URL, dict[str, Any]]:
         """Return the URL and the connect arguments of the application's asynchronous driver."""
-        return self._with_driver("sqlite+aiosqlite", "postgresql+asyncpg", self._asyncpg_arguments)
+        match self.backend:
+            case "sqlite":
+                return self.url.set(drivername="sqlite+aiosqlite"), {}
+            case "postgres":
+                return self.url.set(drivername="postgresql+asyncpg"), self._asyncpg_arguments()
+            case "custom":
+                return self.url, {}
 
     def migration(self) -> tuple[URL, dict[str, Any]]:
         """Return the URL and the connect arguments of Alembic's synchronous driver."""
-        return self._with_driver("sqlite", "postgresql+psycopg", self._psycopg_arguments)
-
-    def _with_driver(
-        self, sqlite: str, postgres: str, arguments: Callable[[], dict[str, Any]]
-    ) -> tuple[URL, dict[str, Any]]:
-        match self.backend:
-            case "sqlite":
-                return self.url.set(drivername=sqlite), {}
-            case "postgres":
-                return self.url.set(drivername=postgres), arguments()
-            case "custom":
-                return self.url, {}
+        if self.backend != "postgres":
+            return self.url, {}
+        arguments: dict[str, Any] = self._resolve_parameters()
+        if self._needs_host_arguments:
+            arguments["host"] = ",".join(host for host, _ in self.hosts)
+            arguments["port"] = ",".join(str(port) for _, port in self.hosts)
+        return self.url.set(drivername="postgresql+psycopg"), arguments
 
     def _asyncpg_arguments(self) -> dict[str, Any]:
         given = self._resolve_parameters()
@@ -101,13 +102,6 @@ class DatabaseTarget:
         if "connect_timeout" in given:
             # libpq: zero waits for ever
             arguments["timeout"] = float(given["connect_timeout"]) or None
-        return arguments
-
-    def _psycopg_arguments(self) -> dict[str, Any]:
-        arguments: dict[str, Any] = self._resolve_parameters()
-        if self._needs_host_arguments:
-            arguments["host"] = ",".join(host for host, _ in self.hosts)
-            arguments["port"] = ",".join(str(port) for _, port in self.hosts)
         return arguments
 
     def _resolve_parameters(self) -> dict[str, str]:
