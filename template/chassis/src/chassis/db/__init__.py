@@ -1,15 +1,11 @@
-"""The database layer: settings, engines, sessions, models' base and migrations.
-
-`run_migrations` is imported when it is first asked for: a server does not migrate.
-"""
-
-from typing import TYPE_CHECKING
+"""The database layer: settings, engines, sessions, models' base and migrations."""
 
 from .address.settings import DatabaseSettings
 from .base import NAMING_CONVENTION, POSTGRES_NAMES, Base
 from .conflicts import Conflict, conflict, find_conflict
 from .engines import create_database_engine, create_read_engine
 from .errors import DatabaseUnavailableError, ReadOnlySessionError, is_missing_table, is_transient
+from .migrations.environment import run_migrations
 from .request_sessions import (
     DbReadSession,
     DbSession,
@@ -22,9 +18,6 @@ from .rows import fetch_dicts
 from .session_factories import create_session_factory, open_sessions
 from .sessions import SessionFactory, Sessions, session_scope
 from .transaction import run_transaction
-
-if TYPE_CHECKING:
-    from .migrations.environment import run_migrations
 
 __all__ = [
     "NAMING_CONVENTION",
@@ -55,12 +48,3 @@ __all__ = [
     "run_transaction",
     "session_scope",
 ]
-
-if not TYPE_CHECKING:  # or a name that is not there would be right for mypy
-
-    def __getattr__(name: str) -> object:
-        if name != "run_migrations":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from .migrations.environment import run_migrations
-
-        return run_migrations
