@@ -39,7 +39,8 @@ def asyncpg_arguments(
         # A pooled server connection keeps no state of ours: no prepared statement, no setting.
         arguments["statement_cache_size"] = 0
         arguments["prepared_statement_cache_size"] = 0
-        arguments["prepared_statement_name_func"] = _unnamed_statement
+        # Other names of prepared statements outlive their transaction.
+        arguments["prepared_statement_name_func"] = lambda: ""
         server_settings = {name: server_settings[name] for name in _POOLED_SETTINGS}
     told = {name: value for name, value in server_settings.items() if value}
     return arguments | {"server_settings": told | given.get("server_settings", {})}
@@ -107,9 +108,9 @@ def disconnect_if_demoted(context: ExceptionContext) -> None:
 
     A managed primary that fails over can keep its connections open, and refuse writes for ever.
     """
-
     if getattr(context.original_exception, "sqlstate", None) == READ_ONLY_TRANSACTION:
         context.is_disconnect = True
+
 
 def refuse_outdated_statement(context: ExceptionContext) -> None:
     """Raise DatabaseUnavailableError if a migration changed a type under a prepared statement.
@@ -153,11 +154,6 @@ def keepalive_options(given: Mapping[str, str]) -> list[SocketOption]:
     known = [(name, value) for name, value in named.items() if value and hasattr(socket, name)]
     options = [(socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in known]
     return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *options]
-
-
-def _unnamed_statement() -> str:
-    """Return the empty name: other names of prepared statements outlive their transaction."""
-    return ""
 
 
 def _ping_server(connection: Any, timeout: float) -> None:
