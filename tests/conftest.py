@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from copier._main import Worker
 from jinja2 import Environment
 
 from tests.containers import Engine, name_of, pick_engine
@@ -85,6 +87,38 @@ def compiled_texts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Environment, "compile", compile_once)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def modes_asked_once() -> Iterator[None]:
+    """Ask git once in a render whether it heeds modes of files: Copier does anew for each file.
+
+    Only where git does not is there something to do.
+    """
+    name = "_sync_git_index_executable_bit"
+    sync_anew: Callable[..., None] | None = getattr(Worker, name, None)
+    if sync_anew is None:
+        # An older Copier asks nothing.
+        yield
+        return
+
+    def sync_where_needed(worker: Worker, path: Path, mode: int) -> None:
+        known = vars(worker)
+        if "ignores_modes" not in known:
+            known["ignores_modes"] = ignores_modes(worker.subproject.local_abspath)
+        if known["ignores_modes"]:
+            sync_anew(worker, path, mode)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, name, sync_where_needed)
+        yield
+
+
+def ignores_modes(folder: Path) -> bool:
+    """Tell whether git does not heed modes in a folder."""
+    ask = ["git", "config", "--type=bool", "--get", "core.fileMode"]
+    done = subprocess.run(ask, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip() == "false"
 
 
 @pytest.fixture(scope="session")
