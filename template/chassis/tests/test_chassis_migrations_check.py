@@ -99,8 +99,13 @@ RENAMED = """op.rename_table('item', 'thing')
         ("op.execute('CREATE TABLE new (x DATETIME)')", "UndefinedObject.*branch on op.get_bind"),
         ("op.execute('PRAGMA user_version = 3')", "SyntaxError.*branch on op.get_bind"),
         ("op.drop_column('item', 'name')", "DependentObjects.*view names depends on column name"),
+        (
+            "op.create_table('new', sa.Column('x', sa.Text))\n"
+            "    op.alter_column('new', 'x', type_=sa.Uuid())",
+            'DatatypeMismatch.*postgresql_using="column::type"',
+        ),
     ],
-    ids=["a renamed table's names", "a function", "a type", "a statement", "a view"],
+    ids=["a renamed table's names", "a function", "a type", "a statement", "a view", "a cast"],
 )
 def test_what_only_postgres_refuses_is_found_with_its_place_and_cure(
     depot: Depot, settings: ChassisSettings, upgrade: str, says: str
@@ -180,6 +185,20 @@ def test_what_only_sqlite_refuses_is_found_too(
     depot.add("1", f"op.execute({upgrade!r})")
 
     with pytest.raises(CommandError, match=r"SQLite, .*fails in 1.py, line 12.*--database leaves"):
+        check_migrations(depot.package, settings, engine="sqlite")
+
+
+def test_a_check_of_a_column_that_goes_is_named_where_only_sqlite_keeps_it(
+    depot: Depot, settings: ChassisSettings
+) -> None:
+    check = "sa.CheckConstraint('x > 0', name='positive')"
+    columns = "sa.Column('y', sa.Integer), sa.Column('x', sa.Integer)"
+    depot.add("1", f"op.create_table('bin', {columns}, {check})")
+    depot.add(
+        "2", "\n    with op.batch_alter_table('bin') as batch:\n        batch.drop_column('x')"
+    )
+
+    with pytest.raises(CommandError, match=r"SQLite, .*no such column: x, .*drop_constraint"):
         check_migrations(depot.package, settings, engine="sqlite")
 
 

@@ -120,6 +120,80 @@ def test_a_revision_is_generated_for_the_models_alone(alembic: Alembic, depot: D
     assert "nothing to do" not in out
 
 
+@pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        (
+            [BIN],
+            "the revision is empty, as nothing differs that autogenerate compares: a model counts",
+        ),
+        (
+            ["sa.Table('tub', metadata, sa.Column('id', sa.Integer, primary_key=True))"],
+            'drops bin with all rows, and makes tub: for a rename write op.rename_table("bin", "tu',
+        ),
+        (
+            ["sa.Table('bin', metadata, sa.Column('key', sa.Integer, primary_key=True))"],
+            "drops id of bin with what it holds, and adds key: for a rename write "
+            'op.alter_column("bin", "id", new_column_name="key")',
+        ),
+        (
+            [BIN.replace("True)", "True), sa.Column('size', sa.Integer, nullable=False)")],
+            "bin.size is NOT NULL without a default, which fails where the table has rows",
+        ),
+        (
+            [BIN, "sa.Table('tub', metadata, sa.Column('id', sa.Integer, nullable=False))"],
+            "tub.id becomes NOT NULL, which fails where a row has none",
+        ),
+    ],
+    ids=["nothing", "a table", "a column", "a required column", "a column that is required now"],
+)
+def test_what_the_text_of_a_revision_does_not_show_is_said(
+    alembic: Alembic,
+    depot: Depot,
+    caplog: pytest.LogCaptureFixture,
+    models: list[str],
+    says: str,
+) -> None:
+    depot.add(
+        "3", "op.create_table('tub', sa.Column('id', sa.Integer))" if len(models) > 1 else "pass"
+    )
+    alembic("upgrade", "head")
+    depot.configure(*models)
+
+    code, _, _ = alembic("revision", "--autogenerate", "-m", "more")
+
+    assert code == 0
+    assert says in caplog.text
+
+
+def test_a_revision_that_shows_all_is_written_without_a_word(
+    alembic: Alembic, depot: Depot, caplog: pytest.LogCaptureFixture
+) -> None:
+    alembic("upgrade", "head")
+    column = "sa.Column('size', sa.Integer, nullable=False, server_default='1')"
+    depot.configure(BIN.replace("True)", f"True), {column}"), BIN.replace("bin", "tub"))
+
+    alembic("revision", "--autogenerate", "-m", "more")
+    alembic("revision", "-m", "by hand")
+
+    assert [one for one in caplog.messages if "revision" in one or "NOT NULL" in one] == []
+
+
+def test_revisions_that_migrate_would_not_find_are_refused(
+    alembic: Alembic, depot: Depot, tmp_path: Path
+) -> None:
+    ini = tmp_path / "alembic.ini"
+    own = ini.read_text(encoding="utf-8") + "path_separator = newline\nversion_locations = "
+    ini.write_text(f"{own}{depot.versions}\n", encoding="utf-8")
+    assert alembic("upgrade", "head")[0] == 0
+    ini.write_text(f"{own}{depot.versions}\n    {tmp_path}\n", encoding="utf-8")
+
+    code, _, err = alembic("current")
+
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert f"alembic.ini: version_locations names {tmp_path}, where migrate" in err
+
+
 @pytest.mark.parametrize("arguments", [("check",), ("revision", "--autogenerate", "-m", "more")])
 def test_a_database_that_is_behind_is_one_line_with_the_command_to_run(
     alembic: Alembic, depot: Depot, settings: ChassisSettings, arguments: tuple[str, ...]
@@ -216,6 +290,7 @@ def test_an_unknown_revision_is_one_line(
 
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert "revision 9f, which this code does not have" in err
+    assert ("alembic stamp --purge" in err) == (tables == "with tables of the code")
     assert ("another service's" in err) == (tables == "with none of them")
 
 

@@ -1,6 +1,7 @@
 """Dangerous migrations are found with the safe way, and the safe ways pass."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -234,6 +235,11 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True)
 
 
+def head_of(folder: Path) -> str:
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_new_are_the_revisions_that_gits_main_branch_does_not_have(
     depot: Depot, settings: ChassisSettings
 ) -> None:
@@ -263,6 +269,37 @@ def test_on_the_main_branch_new_is_what_its_last_commit_brought(
     findings = lint_migrations(depot.package, settings)
 
     assert [Path(one.path).name for one in findings] == ["3.py"]
+
+
+def test_a_package_that_moved_brings_no_new_revisions(
+    depot: Depot, settings: ChassisSettings, tmp_path: Path
+) -> None:
+    add(depot, "2", "op.execute('SET lock_timeout = 0')")
+    (tmp_path / "before").mkdir()
+    for file in depot.versions.glob("*.py"):
+        shutil.copy(file, tmp_path / "before")
+    git(tmp_path, "init", "-q", "-b", "main")
+    commit(tmp_path, "before")
+    git(tmp_path, "checkout", "-q", "-b", "branch")
+    add(depot, "3", "op.execute('SET lock_timeout = 0')")
+    shutil.rmtree(tmp_path / "before")
+    commit(tmp_path, "--all", ".")
+
+    findings = lint_migrations(depot.package, settings)
+
+    assert [Path(one.path).name for one in findings] == ["3.py"]
+
+
+def test_the_last_commit_of_a_shallow_clone_tells_nothing(
+    depot: Depot, settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(depot, "2", "op.execute('SET lock_timeout = 0')")
+    git(depot.versions, "init", "-q", "-b", "main")
+    commit(depot.versions, "1.py", "2.py")
+    (depot.versions / ".git" / "shallow").write_text(head_of(depot.versions), encoding="utf-8")
+
+    assert lint_migrations(depot.package, settings) == []
+    assert "not linted, as Git tells of no main branch" in caplog.text
 
 
 def test_what_tells_no_new_revisions_is_said(

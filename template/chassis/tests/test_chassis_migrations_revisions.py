@@ -73,6 +73,18 @@ def test_the_revisions_are_those_that_alembic_finds(
             read_revision_files(depot.versions)
 
 
+def test_revisions_may_be_in_folders(depot: Depot, settings: ChassisSettings) -> None:
+    write(depot, FILES["one after the other"])
+    (depot.versions / "2025").mkdir()
+    (depot.versions / "revision_0.py").rename(depot.versions / "2025" / "revision_0.py")
+
+    code = read_code_revisions(depot.package, settings)
+
+    scripts = ScriptDirectory.from_config(alembic_config(depot.package, settings))
+    assert code.heads == set(scripts.get_heads()) == {"b"}
+    assert read_revision_files(depot.versions).keys() == code.known == {"a", "b"}
+
+
 @pytest.mark.parametrize(
     "files",
     [

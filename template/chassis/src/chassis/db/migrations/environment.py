@@ -33,8 +33,10 @@ def run_migrations(
 
     from .console import end_in_one_line
     from .runner import run_command
+    from .scripts import refuse_other_folders
 
     with end_in_one_line(context.config):
+        refuse_other_folders(context.script)
         given = context.config.attributes.get("settings", settings)
         read = given() if isinstance(given, type) else given
         run_command(context, read, create_environment(metadata, read, options))

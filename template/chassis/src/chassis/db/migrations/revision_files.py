@@ -8,12 +8,12 @@ NAMES = ("revision", "down_revision")
 
 
 def read_revision_files(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Return each revision of a folder with those before it.
+    """Return each revision in a folder and those below it, with those before it.
 
     Raise ValueError, KeyError or SyntaxError for what only Alembic can judge: a file whose
     revisions are no literals, two files of one revision, a revision that is missing, a circle.
     """
-    files = [file for file in folder.glob("*.py") if not file.name.startswith(("__init__", ".#"))]
+    files = [file for file in folder.rglob("*.py") if not file.name.startswith(("__init__", ".#"))]
     parents = dict(map(_read_revision_file, files))
     earlier = {name for names in parents.values() for name in names}
     if len(parents) < len(files) or not earlier <= parents.keys():

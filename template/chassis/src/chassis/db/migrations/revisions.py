@@ -53,7 +53,11 @@ class SchemaState:
         unknown = f"the database is at revision {self.shown}, which this code does not have"
         if self.age == "foreign":
             return f"{unknown}, and none of its tables is there: {OTHER_DATABASE_ADVICE}"
-        return f"{unknown}: it is newer, as after a rollback"
+        return (
+            f"{unknown}: it is newer, as after a rollback, or of another branch, or the file of "
+            "that revision was deleted. Downgrade with the code that has it; or, where the schema "
+            "is that of a revision here, alembic stamp --purge REVISION"
+        )
 
     @property
     def advice(self) -> str:

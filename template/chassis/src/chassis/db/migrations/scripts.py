@@ -4,8 +4,11 @@ Alembic is imported on use: it costs 0.15 s and 8 MiB, and a server that only se
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+
+from ..errors import DatabaseSettingsError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -24,6 +27,7 @@ def alembic_config(package: str, settings: "DatabaseSettings") -> "Config":
     config = Config(attributes={"settings": settings})
     config.set_main_option("script_location", f"{package}:migrations")
     config.set_main_option("path_separator", "os")
+    config.set_main_option("recursive_version_locations", "true")
     return config
 
 
@@ -58,6 +62,17 @@ def find_head(config: "Config") -> str:
             "--autogenerate; where there is one, the package was installed without it"
         )
     return heads[0]
+
+
+def refuse_other_folders(scripts: "ScriptDirectory") -> None:
+    """Raise DatabaseSettingsError if `alembic.ini` names folders that only `alembic` would read."""
+    own = (Path(scripts.dir) / "versions").resolve()
+    if others := [name for name in scripts.version_locations if Path(name).resolve() != own]:
+        raise DatabaseSettingsError(
+            f"alembic.ini: version_locations names {', '.join(others)}, where migrate, /readyz and "
+            "tests find no revision: keep them in migrations/versions, and where they are many in "
+            "folders of it, with recursive_version_locations = true in place of version_locations"
+        )
 
 
 def run_environment(

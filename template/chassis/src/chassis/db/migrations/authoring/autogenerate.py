@@ -1,5 +1,6 @@
 """The hooks of autogenerate: they make one text that is right on SQLite and on PostgreSQL."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,11 +12,14 @@ from sqlalchemy import Column, Integer, MetaData, String, inspect
 from sqlalchemy.types import TypeEngine
 
 from ..scripts import find_head
+from .advice import advise
 from .comparison import add_missed_differences
 from .enums import add_enum_steps, is_known_enum, read_history
-from .foreign_keys import add_foreign_keys_last
+from .foreign_keys import add_foreign_keys_last, drop_tables_last
 from .operations import PortableOps
 from .portable_types import DIALECTS, ItemRenderer, generalise_types, is_autoincrement
+
+logger = logging.getLogger(__name__)
 
 
 class Autogenerate:
@@ -72,9 +76,13 @@ class Autogenerate:
             given(context, revision, scripts)
         if is_comparison:
             for script in scripts:
+                if context.config and _is_revision_command(context.config):
+                    for line in advise(script):
+                        logger.warning("%s", line)
                 self._make_portable(context, script)
 
     def _make_portable(self, context: MigrationContext, script: MigrationScript) -> None:
+        drop_tables_last(script)
         add_foreign_keys_last(script)
         for downgrade in script.downgrade_ops_list:
             generalise_types(downgrade.ops, read_history(context))
@@ -96,6 +104,11 @@ def _is_comparison(context: MigrationContext) -> bool:
 def _is_check_command(config: Config) -> bool:
     """Return whether people called `alembic check`: `revision` has an option that it has not."""
     return config.cmd_opts is not None and not hasattr(config.cmd_opts, "autogenerate")
+
+
+def _is_revision_command(config: Config) -> bool:
+    """Return whether people called `alembic revision`."""
+    return hasattr(config.cmd_opts, "autogenerate")
 
 
 def _add_missing_schemas(context: MigrationContext, script: MigrationScript) -> None:

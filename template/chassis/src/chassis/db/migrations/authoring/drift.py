@@ -101,7 +101,7 @@ def describe_missed(drift: Drift, found: list[Any]) -> list[str]:
 def _describe_found(difference: Any) -> str:
     return (
         f"alembic check: {' '.join([difference[0], *_find_names(difference)])}: "
-        "alembic revision --autogenerate writes it"
+        "alembic revision --autogenerate writes it, on a database of this engine"
     )
 
 

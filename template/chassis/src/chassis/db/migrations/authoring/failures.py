@@ -32,6 +32,8 @@ _CURES = {
     _UNDEFINED_FUNCTION: _OTHER_ENGINE,
     _UNDEFINED_OBJECT: _OTHER_ENGINE,
     "42601": _OTHER_ENGINE,
+    "42804": 'say how what is stored becomes the new type: postgresql_using="column::type" in '
+    "alter_column, which SQLite leaves out",
     "22001": "a revision's id may have 32 characters, which SQLite does not count",
 }
 # What PostgreSQL says if an extension is missing, and which.
@@ -119,6 +121,11 @@ def _find_cure(error: Exception) -> str | None:
     if not isinstance(error, DBAPIError):
         return None
     reason, code = str(error.orig), sqlstate(error)
+    if "no such column" in reason and "CREATE TABLE _alembic_tmp_" in (error.statement or ""):
+        return (
+            "a CHECK of the table names a column that goes: drop it before, "
+            'batch_op.drop_constraint("…", type_="check")'
+        )
     if any(words in reason for words in _SQLITE_LACKS):
         return _OTHER_ENGINE
     if "extension" in reason and "is not available" in reason:

@@ -1,10 +1,11 @@
-"""Foreign keys to a table that is made later: added once both tables stand."""
+"""Foreign keys to a table that is made later, or dropped: both tables stand while they change."""
 
 from typing import Any
 
 from alembic.operations.ops import (
     CreateForeignKeyOp,
     CreateTableOp,
+    DropTableOp,
     MigrationScript,
     ModifyTableOps,
 )
@@ -22,6 +23,17 @@ def add_foreign_keys_last(script: MigrationScript) -> None:
         added = [step for step in later if step.ops]
         upgrade.ops.extend(added)
         downgrade.ops[:0] = [step.reverse() for step in reversed(added)]
+
+
+def drop_tables_last(script: MigrationScript) -> None:
+    """Move the removal of tables behind that of the foreign keys to them.
+
+    The downgrade makes them first.
+    """
+    for upgrade in script.upgrade_ops_list:
+        upgrade.ops.sort(key=lambda step: isinstance(step, DropTableOp))
+    for downgrade in script.downgrade_ops_list:
+        downgrade.ops.sort(key=lambda step: not isinstance(step, CreateTableOp))
 
 
 def _take_late_keys(table: CreateTableOp, not_before: list[CreateTableOp]) -> ModifyTableOps:

@@ -44,11 +44,20 @@ def _ask_git(folder: Path, revisions: "Sequence[Script]") -> set[str] | None:
     fork = _run_git(folder, "merge-base", main, "HEAD")
     if fork and fork == _run_git(folder, "rev-parse", "HEAD"):
         # On the main branch: what its last commit brought.
-        fork = _run_git(folder, "rev-parse", "HEAD^1") or fork
-    known = fork and _run_git(folder, "ls-tree", "-z", "--name-only", fork, "./")
-    if known is None:
+        fork = _run_git(folder, "rev-parse", "HEAD^1") or _find_first_commit(folder, fork)
+    if not fork:
         return None
-    return {one.revision for one in revisions if Path(one.path).name not in known.split("\0")}
+    tree = ["ls-tree", "-rz", "--name-only"]
+    # In the folder, or wherever it was before it moved.
+    known = _run_git(folder, *tree, fork, "./") or _run_git(folder, *tree, "--full-tree", fork)
+    names = {Path(name).name for name in (known or "").split("\0")}
+    return {one.revision for one in revisions if Path(one.path).name not in names}
+
+
+def _find_first_commit(folder: Path, commit: str) -> str | None:
+    """Return a commit without a parent; None in a shallow clone, which only lacks the parent."""
+    is_shallow = _run_git(folder, "rev-parse", "--is-shallow-repository") == "true"
+    return None if is_shallow else commit
 
 
 def _run_git(folder: Path, *arguments: str) -> str | None:
