@@ -34,9 +34,9 @@ class Room:
 # decision to be argued in the commit.
 ROOMS = (
     Room("src/chassis", 836),
-    Room("src/chassis/http", 1873),
+    Room("src/chassis/http", 1914),
     Room("src/chassis/observe", 773),
-    Room("src/chassis/db", 2460),
+    Room("src/chassis/db", 2461),
     Room("src/chassis/db/address", 1550),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 715),

@@ -32,6 +32,7 @@ from sqlalchemy.exc import IntegrityError, InvalidRequestError, MissingGreenlet
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.types import Message, Receive, Scope, Send
+from typing_extensions import TypeAliasType
 
 from chassis import ChassisSettings
 from chassis.db import (
@@ -802,12 +803,14 @@ async def test_a_dependency_is_found_however_it_is_written(settings: ChassisSett
         Annotated[Any, Depends(partial(as_a_default))],
         Annotated[Any, Depends(CallableWriting())],
         Annotated[Any, Security(as_a_default)],
+        # What `type Name = …` makes, from Python 3.12 on.
+        TypeAliasType("Named", DbSession),
     )
 
     app = create_stock(settings, router)
     async with started(app):
         plans = app.state.sessions.plans
-        assert [*plans.values()] == [True] * 7
+        assert [*plans.values()] == [True] * 8
 
 
 async def written_in_text(session: "PlainSession") -> "OnlyForATypeChecker":  # type: ignore[name-defined]  # noqa: F821

@@ -53,19 +53,25 @@ def find_dependencies(context: RouteContext) -> Iterator[Dependency]:
         yield from _find_in_signature(context.endpoint, None)
 
 
+def read_parameters(call: Callable[..., Any]) -> Iterator[tuple[str, Any, list[Depends]]]:
+    """Yield the name of each parameter of a function, its type and its dependencies."""
+    for parameter in _read_signature(call).parameters.values():
+        annotation = _evaluate_annotation(parameter.annotation, call)
+        marks = (parameter.default, *getattr(annotation, "__metadata__", ()))
+        yield parameter.name, annotation, [mark for mark in marks if isinstance(mark, Depends)]
+
+
 def _walk_dependency(dependency: Dependency) -> Iterator[Dependency]:
     yield dependency
     yield from _find_in_signature(dependency.call, dependency)
 
 
 def _find_in_signature(call: Callable[..., Any], parent: Dependency | None) -> Iterator[Dependency]:
-    for parameter in _read_signature(call).parameters.values():
-        annotation = _evaluate_annotation(parameter.annotation, call)
-        for marker in (parameter.default, *getattr(annotation, "__metadata__", ())):
-            if isinstance(marker, Depends):
-                # `Depends()` calls the type itself.
-                needed = marker.dependency or getattr(annotation, "__origin__", annotation)
-                yield from _walk_dependency(Dependency(needed, marker.scope, parent))
+    for _, annotation, markers in read_parameters(call):
+        for marker in markers:
+            # `Depends()` calls the type itself.
+            needed = marker.dependency or getattr(annotation, "__origin__", annotation)
+            yield from _walk_dependency(Dependency(needed, marker.scope, parent))
 
 
 def _read_signature(call: Callable[..., Any]) -> inspect.Signature:
@@ -82,5 +88,6 @@ def _read_signature(call: Callable[..., Any]) -> inspect.Signature:
 def _evaluate_annotation(annotation: Any, call: Callable[..., Any]) -> Any:
     if isinstance(annotation, str):
         with suppress(NameError):
-            return eval(annotation, getattr(inspect.unwrap(call), "__globals__", {}))
-    return annotation
+            annotation = eval(annotation, getattr(inspect.unwrap(call), "__globals__", {}))
+    # What `type Name = …` is another name of.
+    return getattr(annotation, "__value__", annotation)
