@@ -24,31 +24,9 @@ from .errors import (
     translate_refused_value,
 )
 from .pool import choose_pool
-from .postgres.connect import (
-    FailoverHost,
-    connect_with_failover,
-    expand_session_attributes,
-    translate_connect_errors,
-)
-from .postgres.options import (
-    asyncpg_arguments,
-    disconnect_if_demoted,
-    keepalive_options,
-    milliseconds,
-    ping_idle_connections,
-    refuse_outdated_statement,
-)
+from .postgres import connect, options
 from .postgres.passwords import FetchPassword, load_password_provider
-from .sqlite.files import disconnect_after_failure, prepare_folder, refuse_replaced_file
-from .sqlite.foreign_keys import name_broken_foreign_key
-from .sqlite.pragmas import (
-    begin_with_next_statement,
-    close_streams,
-    interrupt_statement,
-    remember_handle,
-    renew_statistics,
-    set_pragmas,
-)
+from .sqlite import files, foreign_keys, pragmas
 from .statements import observe_statements
 
 READ_ONLY = "chassis_read_only"
@@ -113,7 +91,8 @@ def set_sqlite_pragmas(
 ) -> None:
     """Set the pragmas that the settings ask for on each connection of a SQLite engine."""
     wait = round(settings.database_wait_seconds * 1000) if migrating else 0
-    pragmas = {
+    chosen = {
+        "journal_mode": settings.database_sqlite_journal_mode,
         "synchronous": settings.database_sqlite_synchronous,
         # A table that a batch migration makes anew takes its child rows with it while keys are on.
         "foreign_keys": settings.database_sqlite_foreign_keys and not migrating,
@@ -121,12 +100,8 @@ def set_sqlite_pragmas(
         "mmap_size": settings.database_sqlite_mmap_size,
         "query_only": read_only,
     }
-    set_pragmas(
-        engine,
-        pragmas,
-        journal_mode=settings.database_sqlite_journal_mode,
-        busy_timeout=max(settings.database_sqlite_busy_timeout, wait),
-    )
+    busy_timeout = max(settings.database_sqlite_busy_timeout, wait)
+    pragmas.set_pragmas(engine, chosen, busy_timeout=busy_timeout)
 
 
 def _create_engine(
@@ -138,17 +113,17 @@ def _create_engine(
     read_only: bool = False,
 ) -> AsyncEngine:
     url, _ = target.runtime()
-    options: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     if read_only:
-        options |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
-        options |= {"execution_options": {READ_ONLY: True}, "reads_only": True}
+        chosen |= {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+        chosen |= {"execution_options": {READ_ONLY: True}, "reads_only": True}
     if target.backend == "sqlite":
         # Imports the driver, which is not needed if PostgreSQL serves.
         from .sqlite.connection import choose_connect_arguments
 
-        options["connect_args"] = choose_connect_arguments()
+        chosen["connect_args"] = choose_connect_arguments()
     else:
-        options["pool_recycle"] = settings.database_pool_recycle
+        chosen["pool_recycle"] = settings.database_pool_recycle
     engine = create_async_engine(
         with_chassis_types(url),
         echo=settings.database_echo,
@@ -158,7 +133,7 @@ def _create_engine(
         pool_timeout=settings.database_pool_timeout,
         pool_use_lifo=True,
         poolclass=choose_pool(),
-        **options,
+        **chosen,
     )
     _add_listeners(engine.sync_engine, settings, target, read_only=read_only)
     return engine
@@ -173,7 +148,7 @@ def _add_listeners(
         case "postgres":
             _add_postgres_listeners(engine, settings, target, read_only=read_only)
         case "custom":
-            translate_connect_errors(engine, target.masked)
+            connect.translate_connect_errors(engine, target.masked)
     event.listen(engine, "handle_error", translate_refused_value)
     observe_statements(engine, settings.database_slow_query_seconds)
     if read_only:
@@ -184,18 +159,18 @@ def _add_sqlite_listeners(
     engine: Engine, settings: DatabaseSettings, target: DatabaseTarget, *, read_only: bool
 ) -> None:
     file = Path(target.url.database or "")
-    prepare_folder(file, target.chosen_by)
-    event.listen(engine, "connect", remember_handle)
+    files.prepare_folder(file, target.chosen_by)
+    event.listen(engine, "connect", pragmas.remember_handle)
     set_sqlite_pragmas(engine, settings, read_only=read_only)
-    event.listen(engine, "invalidate", interrupt_statement)
-    event.listen(engine, "checkin", close_streams)
-    refuse_replaced_file(engine, file)
-    event.listen(engine, "handle_error", disconnect_after_failure)
+    event.listen(engine, "invalidate", pragmas.interrupt_statement)
+    event.listen(engine, "checkin", pragmas.close_streams)
+    files.refuse_replaced_file(engine, file)
+    event.listen(engine, "handle_error", files.disconnect_after_failure)
     if not read_only:
-        event.listen(engine, "begin", begin_with_next_statement)
-        event.listen(engine, "handle_error", name_broken_foreign_key)
-        event.listen(engine, "close", renew_statistics)
-    translate_connect_errors(engine, target.masked)
+        event.listen(engine, "begin", pragmas.begin_with_next_statement)
+        event.listen(engine, "handle_error", foreign_keys.name_broken_foreign_key)
+        event.listen(engine, "close", pragmas.renew_statistics)
+    connect.translate_connect_errors(engine, target.masked)
 
 
 def _add_postgres_listeners(
@@ -205,16 +180,16 @@ def _add_postgres_listeners(
     primary = settings.database_target
     if settings.database_read_fallback and target is not primary:
         hosts += _list_hosts(settings, primary, read_only=read_only, is_fallback=True)
-    connect_with_failover(engine, hosts, target.masked)
-    event.listen(engine, "handle_error", refuse_outdated_statement)
+    connect.connect_with_failover(engine, hosts, target.masked)
+    event.listen(engine, "handle_error", options.refuse_outdated_statement)
     if settings.database_pool_pre_ping:
-        ping_idle_connections(
+        options.ping_idle_connections(
             engine,
             idle_seconds=settings.database_ping_idle_seconds,
             timeout=settings.database_connect_timeout_seconds,
         )
     if not read_only:
-        event.listen(engine, "handle_error", disconnect_if_demoted)
+        event.listen(engine, "handle_error", options.disconnect_if_demoted)
 
 
 def _list_hosts(
@@ -223,9 +198,9 @@ def _list_hosts(
     *,
     read_only: bool,
     is_fallback: bool = False,
-) -> list[FailoverHost]:
+) -> list[connect.FailoverHost]:
     url, given = target.runtime()
-    arguments = url.translate_connect_args(username="user") | asyncpg_arguments(
+    arguments = url.translate_connect_args(username="user") | options.asyncpg_arguments(
         given,
         _server_settings(settings, read_only=read_only),
         timeout=settings.database_connect_timeout_seconds,
@@ -233,13 +208,13 @@ def _list_hosts(
         pgbouncer=uses_pgbouncer(settings, target),
     )
     return [
-        FailoverHost(
+        connect.FailoverHost(
             arguments | {"host": host, "port": port},
             find_password_source(settings, target, host, port),
             is_fallback,
-            keepalive_options(target.parameters),
+            options.keepalive_options(target.parameters),
         )
-        for arguments in expand_session_attributes(arguments)
+        for arguments in connect.expand_session_attributes(arguments)
         for host, port in target.hosts
     ]
 
@@ -250,9 +225,9 @@ def _server_settings(settings: DatabaseSettings, *, read_only: bool) -> dict[str
         "application_name": settings.database_application_name or "",
         # As SQLite has it: the day of a moment is the same on both, wherever the server stands.
         "timezone": "UTC",
-        "statement_timeout": milliseconds(settings.database_statement_timeout_seconds),
-        "lock_timeout": milliseconds(settings.database_lock_timeout_seconds),
-        "idle_in_transaction_session_timeout": milliseconds(idle),
+        "statement_timeout": options.milliseconds(settings.database_statement_timeout_seconds),
+        "lock_timeout": options.milliseconds(settings.database_lock_timeout_seconds),
+        "idle_in_transaction_session_timeout": options.milliseconds(idle),
         "default_transaction_read_only": "on" if read_only else "",
     }
 

@@ -24,33 +24,27 @@ WAL_BYTES_KEPT = 64 * 1024 * 1024
 # Where the entry of a pool has the connection of sqlite3.
 HANDLE = "chassis_sqlite_handle"
 
-_FIXED_PRAGMAS = {
-    "journal_size_limit": WAL_BYTES_KEPT,
-    # As PostgreSQL's LIKE is; `ilike` ignores case on both.
-    "case_sensitive_like": "ON",
-}
 _INTERRUPTED = "chassis_interrupted"
 
 
-def set_pragmas(
-    engine: Engine, pragmas: Mapping[str, object], *, journal_mode: str, busy_timeout: int
-) -> None:
+def set_pragmas(engine: Engine, chosen: Mapping[str, object], *, busy_timeout: int) -> None:
     """Set pragmas on each connection of an engine; None leaves SQLite's default."""
-    statements = [
-        f"PRAGMA {name}={value}"
-        for name, value in {**_FIXED_PRAGMAS, **pragmas}.items()
-        if value is not None
-    ]
+    pragmas = {
+        "busy_timeout": busy_timeout,
+        **chosen,
+        "journal_size_limit": WAL_BYTES_KEPT,
+        # As PostgreSQL's LIKE is; `ilike` ignores case on both.
+        "case_sensitive_like": "ON",
+    }
+    statements = [f"PRAGMA {name}={value}" for name, value in pragmas.items() if value is not None]
 
     @event.listens_for(engine, "connect")
     def set_up_connection(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
         # The driver's own transactions break SAVEPOINT, DDL rollback and repeatable read.
         connection.isolation_level = None
         with closing(connection.cursor()) as cursor:
-            cursor.execute(f"PRAGMA busy_timeout={busy_timeout}")
-            _set_journal_mode(cursor, journal_mode, busy_timeout)
             for statement in statements:
-                cursor.execute(statement)
+                _execute_pragma(cursor, statement, busy_timeout)
 
 
 def remember_handle(connection: Any, record: ConnectionPoolEntry) -> None:
@@ -131,12 +125,12 @@ def version_warning(processes: int) -> str | None:
     )
 
 
-def _set_journal_mode(cursor: Any, journal_mode: str, busy_timeout: int) -> None:
-    """Switch the journal mode; SQLite does not wait by itself for others that do the same."""
+def _execute_pragma(cursor: Any, statement: str, busy_timeout: int) -> None:
+    """Execute a pragma; SQLite does not wait by itself for others that switch the journal mode."""
     deadline = time.monotonic() + busy_timeout / 1000
     while True:
         try:
-            cursor.execute(f"PRAGMA journal_mode={journal_mode}")
+            cursor.execute(statement)
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
