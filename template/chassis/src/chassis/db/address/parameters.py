@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from ..errors import DatabaseSettingsError
 
 SSLMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
-SessionAttrs = Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby"]
+_SESSION_ATTRS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 _TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -26,7 +26,7 @@ _ADDRESS = ("host", "port", "user", "password", "dbname")
 _CHOICES = {
     "sslmode": get_args(SSLMode),
     "sslnegotiation": ("postgres", "direct"),
-    "target_session_attrs": get_args(SessionAttrs),
+    "target_session_attrs": _SESSION_ATTRS,
     **dict.fromkeys(_TLS_VERSIONS, ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")),
 }
 # Values that ask for what is done anyway; with another value the name is refused.

@@ -38,7 +38,8 @@ _DRIVERS = {
 class DatabaseTarget:
     """One database: where it is, how to reach it, and the variable that chose it.
 
-    `url` carries no driver and no query; a `custom` URL is kept as it was written.
+    `url` carries no driver and no query, and no host if there are several, or if it is a socket;
+    a `custom` URL is kept as it was written.
     `parameters` are libpq's, set by `parameters_variable`; `password_file` is read at each connect.
     """
 
@@ -80,7 +81,7 @@ class DatabaseTarget:
         if self.backend != "postgres":
             return self.url, {}
         arguments: dict[str, Any] = self._resolve_parameters()
-        if self._needs_host_arguments:
+        if self.url.host is None:
             arguments["host"] = ",".join(host for host, _ in self.hosts)
             arguments["port"] = ",".join(str(port) for _, port in self.hosts)
         return self.url.set(drivername="postgresql+psycopg"), arguments
@@ -88,7 +89,7 @@ class DatabaseTarget:
     def _asyncpg_arguments(self) -> dict[str, Any]:
         given = self._resolve_parameters()
         arguments: dict[str, Any] = {}
-        if self._needs_host_arguments:
+        if self.url.host is None:
             arguments["host"] = [host for host, _ in self.hosts]
             arguments["port"] = [port for _, port in self.hosts]
         if "target_session_attrs" in given:
@@ -110,10 +111,6 @@ class DatabaseTarget:
             given = self.parameters.items()
             return {name: value for name, value in given if name not in TLS_PARAMETERS}
         return resolve_tls(self.parameters, self.parameters_variable)
-
-    @property
-    def _needs_host_arguments(self) -> bool:
-        return len(self.hosts) > 1 or is_socket(self.hosts[0][0])
 
 
 def parse_url(
