@@ -1,6 +1,6 @@
-"""Stores of secrets: where APP_SECRETS_SOURCE points to, read as one more source of settings.
+"""Stores of secrets: where APP_SECRETS_SOURCE points to.
 
-The clients are extras of the distribution, imported if a store is named and never otherwise.
+This is imported if a store is named and never otherwise; the clients are extras.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_settings import SettingsError
 
-from .sources import Texts, VariableSource, storable_variables
+from .sources import Texts
 
 _VARIABLE = "APP_SECRETS_SOURCE"
 # The keys of a secret that RDS writes.
@@ -24,19 +24,34 @@ _RDS_KEYS = {
 }
 
 
-class SecretStore(VariableSource):
-    """Read secrets named like the variables from the store that `APP_SECRETS_SOURCE` names.
-
-    Raise SettingsError if it can't be read: a default must not step in for a secret.
-    """
-
-    def __call__(self) -> dict[str, Any]:
-        """Read the store that the sources before this one name."""
-        source = self.current_state.get("secrets_source")
-        if not source:
-            return {}
-        self.texts = _read_store(str(source), storable_variables(self.settings_cls))
-        return super().__call__()
+def read_store(source: str, wanted: Collection[str]) -> Texts:
+    """Return what a store holds for variables. Raise SettingsError if it can't be read."""
+    kind, _, name = source.partition(":")
+    if kind not in _STORES or not name:
+        forms = " or ".join(f"{kind}:{named}" for kind, (named, _, _) in _STORES.items())
+        raise SettingsError(f"{_VARIABLE}: is written {forms}")
+    _, extra, read = _STORES[kind]
+    try:
+        held = read(name, wanted)
+    except ImportError:
+        raise SettingsError(
+            f"{_VARIABLE}: {kind} needs the extra service-chassis[{extra}]; "
+            f"uv add 'service-chassis[{extra}]'"
+        ) from None
+    except SettingsError:
+        raise
+    except Exception as error:
+        # The text of a client's error may hold what it read.
+        raise SettingsError(
+            f"{_VARIABLE}: {kind} can't be read ({type(error).__name__}): check the name, the "
+            "region, the credentials of this process, and that they may read it"
+        ) from None
+    # A part of a nested setting begins with the setting's own name.
+    ours = {name: text for name, text in held.items() if name.startswith(tuple(wanted))}
+    texts = {name: text.rstrip("\r\n") for name, text in ours.items()}
+    if empty := [name for name, text in texts.items() if not text]:
+        raise SettingsError(f"{_VARIABLE}: {empty[0]} is empty there; remove it")
+    return texts
 
 
 def read_aws_secrets_manager(name: str, wanted: Collection[str]) -> Texts:
@@ -91,36 +106,6 @@ def read_azure_key_vault(url: str, wanted: Collection[str], credential: Any = No
         variable = secret.name.replace("-", "_").upper()
         if secret.enabled and variable in wanted:
             texts[variable] = client.get_secret(secret.name).value
-    return texts
-
-
-def _read_store(source: str, wanted: Collection[str]) -> Texts:
-    """Return what a store holds for variables. Raise SettingsError if it can't be read."""
-    kind, _, name = source.partition(":")
-    if kind not in _STORES or not name:
-        forms = " or ".join(f"{kind}:{named}" for kind, (named, _, _) in _STORES.items())
-        raise SettingsError(f"{_VARIABLE}: is written {forms}")
-    _, extra, read = _STORES[kind]
-    try:
-        held = read(name, wanted)
-    except ImportError:
-        raise SettingsError(
-            f"{_VARIABLE}: {kind} needs the extra service-chassis[{extra}]; "
-            f"uv add 'service-chassis[{extra}]'"
-        ) from None
-    except SettingsError:
-        raise
-    except Exception as error:
-        # The text of a client's error may hold what it read.
-        raise SettingsError(
-            f"{_VARIABLE}: {kind} can't be read ({type(error).__name__}): check the name, the "
-            "region, the credentials of this process, and that they may read it"
-        ) from None
-    # A part of a nested setting begins with the setting's own name.
-    ours = {name: text for name, text in held.items() if name.startswith(tuple(wanted))}
-    texts = {name: text.rstrip("\r\n") for name, text in ours.items()}
-    if empty := [name for name, text in texts.items() if not text]:
-        raise SettingsError(f"{_VARIABLE}: {empty[0]} is empty there; remove it")
     return texts
 
 

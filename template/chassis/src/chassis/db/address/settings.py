@@ -20,10 +20,10 @@ from ..errors import DatabaseSettingsError
 from .hosts import DEFAULT_PORT, parse_hosts
 from .near_misses import DATABASE_CHOICES, NearMissGuard, find_unread_fields
 from .parameters import SSLMode
-from .secrets import SecretStore
 from .sources import (
     DEFAULT_SECRETS_DIR,
     SecretFiles,
+    SecretStore,
     VariableSource,
     is_secret,
     read_dotenv_texts,
@@ -136,10 +136,10 @@ class DatabaseSettings(BaseSettings):
         """The database that read sessions use: the replica, if one is named."""
         if self.database_read_url is None:
             return self.database_target
-        url = self.database_read_url.get_secret_value()
         # Of several replicas any will do.
-        defaults = {"target_session_attrs": "any", **self.tls_parameters()}
-        target = parse_url(url, "APP_DATABASE_READ_URL", defaults)
+        target = self._parse_url(
+            self.database_read_url, "APP_DATABASE_READ_URL", target_session_attrs="any"
+        )
         if target.backend != "postgres" or self.database_target.backend != "postgres":
             raise DatabaseSettingsError(
                 "APP_DATABASE_READ_URL: only PostgreSQL has replicas; "
@@ -240,8 +240,8 @@ class DatabaseSettings(BaseSettings):
             }
         return handler(given)
 
-    def _parse_url(self, url: SecretStr, variable: str) -> DatabaseTarget:
-        return parse_url(url.get_secret_value(), variable, self.tls_parameters())
+    def _parse_url(self, url: SecretStr, variable: str, **defaults: str) -> DatabaseTarget:
+        return parse_url(url.get_secret_value(), variable, defaults | self.tls_parameters())
 
     def _resolve_postgres_fields(self) -> DatabaseTarget:
         variable = "APP_DATABASE_POSTGRES_HOST"

@@ -59,6 +59,23 @@ class SecretFiles(VariableSource):
         return super().__call__()
 
 
+class SecretStore(VariableSource):
+    """Read secrets named like the variables from the store that `APP_SECRETS_SOURCE` names.
+
+    Raise SettingsError if it can't be read: a default must not step in for a secret.
+    """
+
+    def __call__(self) -> dict[str, Any]:
+        """Read the store that the sources before this one name."""
+        source = self.current_state.get("secrets_source")
+        if not source:
+            return {}
+        from .secrets import read_store
+
+        self.texts = read_store(str(source), storable_variables(self.settings_cls))
+        return super().__call__()
+
+
 def read_environment(settings: SettingsClass) -> Texts:
     """Return the environment, by names in capitals, without what Kubernetes sets for Services.
 
