@@ -36,10 +36,10 @@ ROOMS = (
     Room("src/chassis", 836),
     Room("src/chassis/http", 1914),
     Room("src/chassis/observe", 773),
-    Room("src/chassis/db", 2461),
-    Room("src/chassis/db/address", 1550),
+    Room("src/chassis/db", 2430),
+    Room("src/chassis/db/address", 1430),
     Room("src/chassis/db/postgres", 660),
-    Room("src/chassis/db/sqlite", 715),
+    Room("src/chassis/db/sqlite", 708),
     Room("src/chassis/commands", 2451),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1548, in_core=False),
