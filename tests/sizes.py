@@ -36,7 +36,7 @@ ROOMS = (
     Room("src/chassis", 836),
     Room("src/chassis/http", 1914),
     Room("src/chassis/observe", 773),
-    Room("src/chassis/db", 2430),
+    Room("src/chassis/db", 2437),
     Room("src/chassis/db/address", 1430),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 708),
