@@ -19,7 +19,7 @@ from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
 from .http.answers import CancellationMiddleware, enclose_middleware
-from .http.error_handlers import add_error_handlers, share_error_handlers
+from .http.error_handlers import PROBLEM_HANDLERS, add_error_handlers
 from .http.health import add_health_routes, add_readiness_check
 from .http.limits import RequestLimits, RouteLimits
 from .http.middleware import RequestMiddleware
@@ -84,7 +84,7 @@ def create_app(
     authentication = create_authentication(settings, authenticators)
     app = _Application(settings, package.partition(".")[0], lifespan, authentication, fastapi)
     app.jobs = register_jobs(jobs)
-    add_error_handlers(app)
+    add_error_handlers(app, PROBLEM_HANDLERS)
     add_readiness_check(app, "database", app.check_database)
     for router in routers:
         app.include_router(router)
@@ -259,7 +259,7 @@ def _adopt_mounted(app: Starlette, routes: Sequence[BaseRoute], path: str) -> No
         if isinstance(mount := context.original_route, Mount):
             below = path + mount.path
             if isinstance(mounted := mount.app, Starlette):
-                share_error_handlers(app, mounted)
+                add_error_handlers(mounted, app.exception_handlers)
                 enclose_middleware(mounted)
                 mounted.state.mounted_at = below
             _adopt_mounted(app, mount.routes, below)

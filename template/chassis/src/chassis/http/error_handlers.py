@@ -38,17 +38,8 @@ class MountedError(Exception):
     """A bug in a mounted application, which has answered: no handler around it takes it again."""
 
 
-def add_error_handlers(app: Starlette) -> None:
-    """Answer with problem details, whatever goes wrong; other handlers of the application stay."""
-    _add_missing_handlers(app, _HANDLERS)
-
-
-def share_error_handlers(app: Starlette, mounted: Starlette) -> None:
-    """Answer errors in a mounted application as around it; handlers of its own stay."""
-    _add_missing_handlers(mounted, app.exception_handlers)
-
-
-def _add_missing_handlers(app: Starlette, handlers: Mapping[Any, ExceptionHandler]) -> None:
+def add_error_handlers(app: Starlette, handlers: Mapping[Any, ExceptionHandler]) -> None:
+    """Add handlers to an application, or to one that is mounted in it; handlers of its own stay."""
     # One for 500 is for the same as one for Exception, and the later of both would win.
     own = app.exception_handlers
     given = {Exception: own.get(500), 500: own.get(Exception), **own}
@@ -157,7 +148,7 @@ def _flatten_group(error: BaseException | None) -> Iterator[Exception]:
         yield error
 
 
-_HANDLERS: dict[type[Exception], ExceptionHandler] = {
+PROBLEM_HANDLERS: dict[type[Exception], ExceptionHandler] = {
     EarlyResponse: _answer_early,
     HTTPException: _handle_http_exception,
     RequestValidationError: _handle_invalid_request,
