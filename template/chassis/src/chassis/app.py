@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, FastAPI
@@ -116,8 +117,8 @@ class _Application(FastAPI):
         self.own_routes = [*first, *docs]
         super().__init__(lifespan=_lifespan, **chosen)
         self.state.readiness_checks = {}
-        default = RequestLimits.from_settings(
-            settings.http_max_body_bytes, settings.http_request_timeout_seconds
+        default = RequestLimits(
+            settings.http_max_body_bytes or inf, settings.http_request_timeout_seconds or inf
         )
         self.limits = RouteLimits(self, default)
         self._surrounded: ASGIApp | None = None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastapi import FastAPI
 from fastapi.params import Depends
@@ -23,11 +23,6 @@ class RequestLimits(NamedTuple):
 
     max_body_bytes: float
     timeout_seconds: float
-
-    @classmethod
-    def from_settings(cls, max_body_bytes: int, timeout_seconds: float) -> Self:
-        """Return the limits of a route that sets none: 0 is no limit."""
-        return cls(max_body_bytes or inf, timeout_seconds or inf)
 
 
 @dataclass(frozen=True)
