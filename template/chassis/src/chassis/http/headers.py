@@ -17,11 +17,6 @@ SECURITY_HEADERS: Headers = [
 ]
 
 
-def transport_security(seconds: int) -> Headers:
-    """Return the header by which a browser uses TLS alone for so long."""
-    return [(b"strict-transport-security", b"max-age=%d" % seconds)] if seconds else []
-
-
 def read_headers(scope: Scope) -> dict[bytes, bytes]:
     """Return the headers; of those sent twice the first, which is the one that Starlette sees."""
     return dict(reversed(scope["headers"]))

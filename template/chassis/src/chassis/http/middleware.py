@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -15,23 +15,10 @@ from ..db.statements import current_stats
 from ..observe.logs import log_access
 from ..settings import ChassisSettings
 from .deadlines import Deadlines
-from .headers import (
-    SECURITY_HEADERS,
-    has_ambiguous_host,
-    is_host_allowed,
-    read_headers,
-    transport_security,
-)
+from .headers import SECURITY_HEADERS, has_ambiguous_host, is_host_allowed, read_headers
 from .limits import RouteLimits
 from .request import RequestRecord
-from .responses import (
-    BUG,
-    CLOSE,
-    answer_cancelled,
-    answer_database_error,
-    problem_response,
-    unchanged,
-)
+from .responses import BUG, CLOSE, answer_cancelled, answer_database_error, problem_response
 from .routes import probe_paths
 
 if TYPE_CHECKING:
@@ -55,9 +42,9 @@ class RequestMiddleware:
         settings: ChassisSettings,
         *,
         limits: RouteLimits,
-        metrics: "Metrics | None" = None,
-        trace: Callable[[], str | None] | None = None,
-        allow_origins: Callable[[ASGIApp], ASGIApp] = unchanged,
+        metrics: "Metrics | None",
+        trace: Callable[[], str | None] | None,
+        allow_origins: Callable[[ASGIApp], ASGIApp],
     ) -> None:
         self.app = allow_origins(app)
         self._allow_origins = allow_origins
@@ -65,9 +52,6 @@ class RequestMiddleware:
         self._trace = trace
         self._log_access = settings.log_access
         self._limits = limits
-        self._serve_http = self._serve_first
-        self._max_body = inf
-        self._deadlines: Deadlines | None = None
         self._makes_id = settings.http_request_id
         self._trusts_id = settings.http_request_id_trusted
         self.id_header = settings.http_request_id_header
@@ -76,25 +60,28 @@ class RequestMiddleware:
         self._allows_host = lru_cache(1024)(partial(is_host_allowed, settings.http_allowed_hosts))
         self._never_checked = probe_paths(settings.metrics_path, settings.server_root_path)
         self._headers = SECURITY_HEADERS if settings.http_security_headers else []
-        self._secure_headers = self._headers + transport_security(settings.http_hsts_seconds)
+        self._secure_headers = [*self._headers]
+        if settings.http_hsts_seconds:
+            age = b"max-age=%d" % settings.http_hsts_seconds
+            self._secure_headers.append((b"strict-transport-security", age))
         self._names = {name for name, _ in self._secure_headers}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a request; what is neither HTTP nor a websocket is passed on."""
         if scope["type"] == "http":
-            return self._serve_http(scope, receive, send)
+            return self._serve_request(scope, receive, send)
         if scope["type"] == "websocket":
             return self._serve_websocket(scope, receive, send)
         return self.app(scope, receive, send)
 
-    async def _serve_first(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the limits of routes, all of which are there by now, and serve the first request."""
-        smallest = self._limits.smallest
-        self._max_body = smallest.max_body_bytes
-        if smallest.timeout_seconds < inf:
-            self._deadlines = Deadlines(self._limits)
-        self._serve_http = self._serve_request
-        await self._serve_request(scope, receive, send)
+    # These two are read at the first request, when all routes are there.
+    @cached_property
+    def _max_body(self) -> float:
+        return self._limits.smallest.max_body_bytes
+
+    @cached_property
+    def _deadlines(self) -> Deadlines | None:
+        return Deadlines(self._limits) if self._limits.smallest.timeout_seconds < inf else None
 
     async def _serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD" and scope["path"] in self._never_checked:
@@ -112,7 +99,13 @@ class RequestMiddleware:
         except asyncio.CancelledError:
             await answer_cancelled(record, receive, answer, self._allow_origins)
         except Exception as error:
-            if record.status or not await self._answer_refused(record, error, receive, answer):
+            if record.status:
+                raise
+            # Its session could not be ended.
+            refused = answer_database_error(record, error.__cause__ or error)
+            response = refused or problem_response(500, BUG)
+            await self._allow_origins(response)(scope, receive, answer)
+            if refused is None:
                 raise
         finally:
             await self._end_record(record)
@@ -249,15 +242,6 @@ class RequestMiddleware:
             if self._log_access:
                 log_access(record)
 
-    async def _answer_refused(
-        self, record: RequestRecord, error: Exception, receive: Receive, send: Send
-    ) -> bool:
-        """Answer a request whose session could not be ended; return whether that is no bug."""
-        refused = answer_database_error(record, error.__cause__ or error)
-        response = refused or problem_response(500, BUG)
-        await self._allow_origins(response)(record.scope, receive, send)
-        return refused is not None
-
 
 def _close_for_answers(send: Send) -> Send:
     """Close a websocket that was accepted, where an error would be answered over HTTP."""
@@ -267,17 +251,15 @@ def _close_for_answers(send: Send) -> Send:
         nonlocal is_accepted
         kind: str = message["type"]
         if is_accepted and kind == "websocket.http.response.start":
-            await send({"type": "websocket.close", "code": _close_code(message["status"])})
+            status = message["status"]
+            # Of RFC 6455: try again, refused or failed.
+            code = 1013 if status == 503 else 1008 if status < 500 else 1011
+            await send({"type": "websocket.close", "code": code})
         elif not is_accepted or kind != "websocket.http.response.body":
             is_accepted = is_accepted or kind == "websocket.accept"
             await send(message)
 
     return close_or_send
-
-
-def _close_code(status: int) -> int:
-    """Return the code of RFC 6455 that is next to a status: try again, refused or failed."""
-    return 1013 if status == 503 else 1008 if status < 500 else 1011
 
 
 async def _send_after_body(
