@@ -27,7 +27,7 @@ from .http.middleware import RequestMiddleware
 from .http.openapi import describe_problems, operation_id
 from .http.routes import check_routes
 from .http.stopping import Shutdown, server_shutdown
-from .observe.loop_watch import watch_event_loop
+from .observe.loop_watch import LoopWatch
 from .parts import (
     allow_origins,
     create_authentication,
@@ -243,7 +243,7 @@ async def _lifespan(app: _Application) -> AsyncIterator[Any]:
         await stack.enter_async_context(run_jobs(app, app.jobs, state))
         app.limits.check_routes()
         # Last, as nobody waits for a start that blocks.
-        stack.enter_context(watch_event_loop())
+        stack.callback(LoopWatch().end)
         yield state
 
 

@@ -5,8 +5,6 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import monotonic
 
 logger = logging.getLogger(__name__)
@@ -14,21 +12,14 @@ logger = logging.getLogger(__name__)
 BLOCKED_SECONDS = 1.0
 
 
-@contextmanager
-def watch_event_loop() -> Iterator[None]:
-    """Log a warning while the running loop is blocked, by a thread that looks twice a second."""
-    watch = _LoopWatch(asyncio.get_running_loop())
-    try:
-        yield
-    finally:
-        watch.end()
+class LoopWatch:
+    """Logs a warning while the running loop is blocked.
 
+    The loop notes the time again and again; a thread sees when it does not any more.
+    """
 
-class _LoopWatch:
-    """The loop notes the time again and again; a thread sees when it does not any more."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._watched = threading.get_ident()
         self._ended = threading.Event()
         self._note_time()
@@ -36,6 +27,7 @@ class _LoopWatch:
         self._thread.start()
 
     def end(self) -> None:
+        """End the watch, and its thread."""
         self._timer.cancel()
         self._ended.set()
         self._thread.join()
