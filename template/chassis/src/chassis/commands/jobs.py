@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from ..db.session_factories import open_sessions
 from ..db.sessions import session_scope
 from ..settings import ChassisSettings
+from .own_commands import pass_settings
 
 if TYPE_CHECKING:
     from ..jobs.model import JobRecord
@@ -17,19 +17,6 @@ if TYPE_CHECKING:
 STATES = ("waiting", "running", "done", "dead", "cancelled")
 LISTED = ("id", "state", "name", "queue", "attempts", "run_at", "error")
 MOST_LISTED = 50
-
-
-def _pass_settings(command: Callable[..., object]) -> Callable[..., object]:
-    """Do what `pass_settings` does, which is imported when the command is run."""
-
-    @wraps(command)
-    def run_command(*args: Any, **options: Any) -> object:
-        from .own_commands import pass_settings
-
-        return pass_settings(command)(*args, **options)
-
-    return run_command
-
 
 ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True, type=int)
 json_option = click.option("--json", "as_json", is_flag=True, help="Write it for programs.")
@@ -48,7 +35,7 @@ def jobs() -> None:
     "--limit", type=click.IntRange(1), default=MOST_LISTED, show_default=True, help="How many."
 )
 @json_option
-@_pass_settings
+@pass_settings
 async def list_jobs(
     settings: ChassisSettings,
     state: str | None,
@@ -76,7 +63,7 @@ async def list_jobs(
 @jobs.command()
 @click.argument("job_id", metavar="ID", type=int)
 @json_option
-@_pass_settings
+@pass_settings
 async def show(settings: ChassisSettings, job_id: int, as_json: bool) -> None:
     """Show all there is of a job: its arguments, its request, its last error."""
     from ..jobs.model import JobRecord
@@ -96,7 +83,7 @@ async def show(settings: ChassisSettings, job_id: int, as_json: bool) -> None:
 
 @jobs.command()
 @ids_argument
-@_pass_settings
+@pass_settings
 async def retry(settings: ChassisSettings, ids: tuple[int, ...]) -> None:
     """Run jobs again that are dead or cancelled, or now if they wait, with all their retries."""
     from ..jobs.records import retry_jobs
@@ -106,7 +93,7 @@ async def retry(settings: ChassisSettings, ids: tuple[int, ...]) -> None:
 
 @jobs.command()
 @ids_argument
-@_pass_settings
+@pass_settings
 async def cancel(settings: ChassisSettings, ids: tuple[int, ...]) -> None:
     """Cancel jobs that wait or run; one that runs is stopped when it renews its lease."""
     from ..jobs.records import cancel_jobs
