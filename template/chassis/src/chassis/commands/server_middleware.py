@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,21 +12,14 @@ from ..http.stopping import LIFESPAN_END_SECONDS
 from .clients import note_request
 
 
+@dataclass(frozen=True)
 class ServerMiddleware:
     """Send load balancers and clients elsewhere while the server drains; log what fails."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        is_draining: Callable[[], bool],
-        wait_for_tasks: Callable[[], Awaitable[object]],
-        report_failed_start: Callable[[Exception], None],
-    ) -> None:
-        self.app = app
-        self.is_draining = is_draining
-        self.wait_for_tasks = wait_for_tasks
-        self.report_failed_start = report_failed_start
+    app: ASGIApp
+    is_draining: Callable[[], bool]
+    wait_for_tasks: Callable[[], Awaitable[object]]
+    report_failed_start: Callable[[Exception], None]
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request, a websocket or the lifespan on; note that its client is not idle."""

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 RELOAD_SECONDS = 0.25
 
 
+@dataclass
 class Supervisor:
     """Several server processes on the same sockets; one that dies is replaced.
 
@@ -28,30 +30,23 @@ class Supervisor:
     their clients; it ignores a second signal, and exits with 0 if none can start.
     """
 
-    def __init__(
-        self,
-        serve: Callable[[], None],
-        processes: int,
-        sockets: list[socket],
-        on_death: Callable[[int], object],
-    ) -> None:
-        self._serve = serve
-        self._processes = processes
-        self._sockets = sockets
-        self._on_death = on_death
-        self._workers: list[SpawnProcess] = []
-        self._signals: list[int] = []
-        self._stopping = False
-        self._failed = False
+    serve: Callable[[], None]
+    processes: int
+    sockets: list[socket]
+    on_death: Callable[[int], object]
+    _workers: list[SpawnProcess] = field(default_factory=list, init=False)
+    _stopping: bool = field(default=False, init=False)
+    _failed: bool = field(default=False, init=False)
 
     def run(self) -> None:
         """Serve until a signal. Exit with START_FAILED if a worker can't start."""
-        _handle_stop(lambda number, frame: self._signals.append(number))
-        self._workers = [_start_worker(self._serve) for _ in range(self._processes)]
+        signals: list[int] = []
+        _handle_stop(lambda number, frame: signals.append(number))
+        self._workers = [_start_worker(self.serve) for _ in range(self.processes)]
         while self._workers:
             wait([worker.sentinel for worker in self._workers], timeout=0.1)
-            while self._signals:
-                self._signals.pop()
+            while signals:
+                signals.pop()
                 self._stop_workers()
             for worker in [worker for worker in self._workers if not worker.is_alive()]:
                 self._replace_worker(worker)
@@ -60,14 +55,14 @@ class Supervisor:
 
     def _stop_workers(self) -> None:
         self._stopping = True
-        for one in self._sockets:
+        for one in self.sockets:
             one.close()
         for worker in self._workers:
             worker.terminate()
 
     def _replace_worker(self, worker: SpawnProcess) -> None:
         self._workers.remove(worker)
-        self._on_death(worker.pid or 0)
+        self.on_death(worker.pid or 0)
         if self._stopping:
             return
         if worker.exitcode == START_FAILED:
@@ -77,7 +72,7 @@ class Supervisor:
             logger.warning(
                 "worker [%s] died with %s, starting another", worker.pid, worker.exitcode
             )
-            self._workers.append(_start_worker(self._serve))
+            self._workers.append(_start_worker(self.serve))
 
 
 def serve_and_reload(serve: Callable[[], None], folders: Sequence[Path]) -> None:
