@@ -8,7 +8,7 @@ from inspect import isawaitable, iscoroutinefunction
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
@@ -35,8 +35,6 @@ from .parts import (
     create_metrics,
     create_tracing,
     limit_concurrency,
-    register_jobs,
-    require_caller,
     run_jobs,
 )
 from .settings import ChassisSettings
@@ -84,7 +82,10 @@ def create_app(
         raise TypeError("create_app(lifespan=…): write it with @asynccontextmanager and one yield")
     authentication = create_authentication(settings, authenticators)
     app = _Application(settings, package.partition(".")[0], lifespan, authentication, fastapi)
-    app.jobs = register_jobs(jobs)
+    if jobs:
+        from .jobs.registry import JobRegistry
+
+        app.jobs = JobRegistry(jobs)
     add_error_handlers(app, PROBLEM_HANDLERS)
     add_readiness_check(app, "database", app.check_database)
     for router in routers:
@@ -200,7 +201,9 @@ def _add_defaults(
     if tracing is not None:
         chosen["telemetry"] = {**tracing.fastapi_telemetry, **(options.get("telemetry") or {})}
     if settings.auth_required:
-        chosen["dependencies"] = [require_caller(), *(options.get("dependencies") or ())]
+        from .auth.callers import require_caller
+
+        chosen["dependencies"] = [Depends(require_caller), *(options.get("dependencies") or ())]
     if not settings.docs_enabled:
         chosen |= dict.fromkeys(("openapi_url", "docs_url", "redoc_url"))
     return chosen

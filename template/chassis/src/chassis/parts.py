@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
-from fastapi.params import Depends
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
@@ -16,7 +15,6 @@ from .settings import ChassisSettings
 
 if TYPE_CHECKING:
     from .auth.authentication import Authentication, Authenticator
-    from .jobs.job import AnyJob
     from .jobs.registry import JobRegistry
     from .observe.metrics import Metrics
     from .observe.tracing import Tracing
@@ -31,13 +29,6 @@ def create_authentication(
     from .auth.authentication import Authentication
 
     return Authentication(settings, authenticators)
-
-
-def require_caller() -> Depends:
-    """Return the dependency of every route but those that are public."""
-    from .auth.callers import require_caller
-
-    return Depends(require_caller)
 
 
 def create_metrics(settings: ChassisSettings) -> "Metrics | None":
@@ -93,15 +84,6 @@ def allow_origins(app: ASGIApp, settings: ChassisSettings) -> ASGIApp:
         allow_credentials=settings.http_cors_credentials,
         expose_headers=(settings.http_request_id_header, *ANSWERED_HEADERS),
     )
-
-
-def register_jobs(jobs: Sequence["AnyJob"]) -> "JobRegistry | None":
-    """Return the jobs of an application by their names, or None if it has none."""
-    if not jobs:
-        return None
-    from .jobs.registry import JobRegistry
-
-    return JobRegistry(jobs)
 
 
 def run_jobs(
