@@ -19,7 +19,7 @@ from .db.borrowed import describe_fallbacks
 from .db.readiness import DatabaseProbe
 from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
-from .http.answers import CancellationMiddleware, enclose_middleware
+from .http.answers import answer_cancellations, enclose_middleware
 from .http.error_handlers import PROBLEM_HANDLERS, add_error_handlers
 from .http.health import add_health_routes, add_readiness_check
 from .http.limits import RequestLimits, RouteLimits
@@ -140,7 +140,7 @@ class _Application(FastAPI):
         enclose_middleware(self)
         _adopt_mounted(self, self.routes, "")
         if self.tracing is not None:
-            self.add_middleware(CancellationMiddleware)
+            self.add_middleware(answer_cancellations)
         return RequestMiddleware(
             limit_concurrency(super().__call__, settings, self.metrics),
             settings,

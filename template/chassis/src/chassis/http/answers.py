@@ -71,17 +71,15 @@ def enclose_middleware(app: Starlette) -> None:
         added.append(INNERMOST)
 
 
-class CancellationMiddleware:
-    """Answers a cancelled request inside of its span, which is otherwise ended without a status."""
+def answer_cancellations(app: ASGIApp) -> ASGIApp:
+    """Answer a cancelled request inside of its span, which is otherwise ended without a status."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
         except asyncio.CancelledError:
             if scope["type"] != "http":
                 raise
             await answer_cancelled(scope["chassis"], receive, send)
+
+    return serve
