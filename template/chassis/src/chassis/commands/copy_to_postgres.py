@@ -1,6 +1,5 @@
 """The command `copy-to-postgres`: copy the SQLite file to PostgreSQL, and say what to set next."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,27 +44,13 @@ def copy_service(
 
 @contextmanager
 def track_step(step: str, rows: int) -> Iterator[Callable[[int], None]]:
-    """Show a step: as a bar on a terminal, as lines elsewhere."""
-    started = time.monotonic()
+    """Print how far a step is, every ten seconds, and what it took."""
+    shown = started = time.monotonic()
     done = 0
 
-    def describe_rate(*_: object) -> str:
+    def describe_rate() -> str:
         seconds = time.monotonic() - started
         return f"{done / max(seconds, 0.001):,.0f} rows/s"
-
-    if sys.stdout.isatty():
-        with click.progressbar(
-            length=rows, label=f"{step:9}", show_pos=True, item_show_func=describe_rate
-        ) as bar:
-
-            def advance_bar(more: int) -> None:
-                nonlocal done
-                done += more
-                bar.update(more, more)
-
-            yield advance_bar
-        return
-    shown = started
 
     def advance(more: int) -> None:
         nonlocal done, shown
