@@ -94,7 +94,7 @@ class Clients:
                 client.idle_seconds = 0.0 if client.is_busy else client.idle_seconds + IDLE_SECONDS
                 if client.idle_seconds > self._header_seconds > 0:
                     self._late += 1
-                    self._close_connection(client)
+                    client.close()
             if time.monotonic() - self._reported > REPORT_SECONDS:
                 self._report_closed()
 
@@ -103,17 +103,14 @@ class Clients:
 
         Return whether one was idle.
         """
-        idle = [client for client in self._open if client.is_idle]
+        # Seen without a request, at the last look.
+        idle = [client for client in self._open if client.idle_seconds > 0]
         if not idle:
             return False
         unused = (client for client in idle if not client.has_asked)
         self._made_room += 1
-        self._close_connection(next(unused, idle[0]))
+        next(unused, idle[0]).close()
         return True
-
-    def _close_connection(self, client: "Client") -> None:
-        self.remove(client)
-        client.close()
 
     def _report_closed(self) -> None:
         if not (self._late or self._made_room or self._refused):
@@ -146,11 +143,6 @@ class Client(asyncio.Protocol):
         self._is_heard = False
 
     @property
-    def is_idle(self) -> bool:
-        """Whether it was seen without a request, at the last look."""
-        return self.idle_seconds > 0
-
-    @property
     def is_busy(self) -> bool:
         """Whether a request of this client is being served."""
         return self._task is not None and not self._task.done()
@@ -166,6 +158,7 @@ class Client(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection, after an answer if headers had begun to arrive."""
+        self._clients.remove(self)
         if self._is_heard and not self._transport.is_closing():
             self._transport.write(_HEADERS_TOO_LATE)
         self._transport.close()
