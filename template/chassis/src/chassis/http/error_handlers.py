@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from typing import Any, NoReturn
@@ -30,6 +30,7 @@ from .responses import (
     answer_database_error,
     answer_problem,
     find_failure,
+    flatten_group,
     problem_response,
 )
 
@@ -53,7 +54,7 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
     # A body that is too large, inside of a `BaseHTTPMiddleware`: FastAPI calls it not readable.
     if isinstance(error.__cause__, ExceptionGroup):
         error = next(
-            (one for one in _flatten_group(error.__cause__) if isinstance(one, HTTPException)),
+            (one for one in flatten_group(error.__cause__) if isinstance(one, HTTPException)),
             error,
         )
     if error.status_code < 400:
@@ -128,7 +129,7 @@ async def _handle_bug(request: Request, error: Exception) -> Response:
 
 async def _handle_group(request: Request, error: Exception) -> Response:
     """Answer what a task group raised as what went wrong in it, unless any of that is a bug."""
-    found = list(_flatten_group(error))
+    found = list(flatten_group(error))
     if all(isinstance(one, WebSocketDisconnect) for one in found):
         # Which a websocket does not send.
         return Response()
@@ -137,15 +138,6 @@ async def _handle_group(request: Request, error: Exception) -> Response:
     if all(find_failure(one) in DATABASE_PROBLEMS for one in found):
         return await _handle_database_error(request, found[0])
     _raise_bug(request, error)
-
-
-def _flatten_group(error: BaseException | None) -> Iterator[Exception]:
-    """Yield the errors in a group, and in the groups within."""
-    if isinstance(error, ExceptionGroup):
-        for one in error.exceptions:
-            yield from _flatten_group(one)
-    elif isinstance(error, Exception):
-        yield error
 
 
 PROBLEM_HANDLERS: dict[type[Exception], ExceptionHandler] = {

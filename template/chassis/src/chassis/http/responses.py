@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
@@ -150,9 +150,10 @@ def log_failure(request: RequestRecord, error: Exception) -> bool:
     A traceback is for bugs: what a database refuses is one line, as is a session that was closed.
     """
     request.is_reported = True
-    # Starlette wraps what it could have answered, had the answer not begun.
-    wrapped = _unwrap_group(error.__cause__)
-    cause = wrapped if isinstance(wrapped, DATABASE_ERRORS) else error
+    # Starlette wraps what it could have answered, had the answer not begun; and a stream of events
+    # is sent by a task group.
+    wrapped = list(flatten_group(error.__cause__))
+    cause = wrapped[0] if len(wrapped) == 1 and isinstance(wrapped[0], DATABASE_ERRORS) else error
     if find_failure(cause) in DATABASE_PROBLEMS:
         logger.warning("%s: its answer was cut off: %s", request.name, describe_error(cause))
     elif "permanently closed" in str(cause) and isinstance(cause, InvalidRequestError):
@@ -162,8 +163,10 @@ def log_failure(request: RequestRecord, error: Exception) -> bool:
     return request.is_answered
 
 
-def _unwrap_group(error: BaseException | None) -> BaseException | None:
-    """Return what a group has alone: a stream of events is sent by a task group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+def flatten_group(error: BaseException | None) -> Iterator[Exception]:
+    """Yield the errors in a group, and in the groups within."""
+    if isinstance(error, ExceptionGroup):
+        for one in error.exceptions:
+            yield from flatten_group(one)
+    elif isinstance(error, Exception):
+        yield error
