@@ -138,8 +138,10 @@ class Server(uvicorn.Server):
                 raise
             self._report_failed_start(error)
         finally:
-            if is_orphan():
-                self._remove_shared_metrics()
+            if self._settings.metrics_enabled and self._settings.server_workers > 1 and is_orphan():
+                from ..observe.metrics import remove_shared_files
+
+                remove_shared_files()
         if not self.started:
             sys.exit(START_FAILED)
 
@@ -220,9 +222,3 @@ class Server(uvicorn.Server):
         logger.info("draining for %g seconds", seconds)
         self._shutdown.begin(seconds + self._settings.server_graceful_timeout_seconds)
         self._loop.call_later(seconds, setattr, self, "should_exit", True)
-
-    def _remove_shared_metrics(self) -> None:
-        if self._settings.metrics_enabled and self._settings.server_workers > 1:
-            from ..observe.metrics import remove_shared_files
-
-            remove_shared_files()
