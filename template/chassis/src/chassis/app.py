@@ -21,7 +21,7 @@ from .db.request_sessions import plan_routes
 from .db.session_factories import open_sessions
 from .http.answers import answer_cancellations, enclose_middleware
 from .http.error_handlers import PROBLEM_HANDLERS, add_error_handlers
-from .http.health import add_health_routes, add_readiness_check
+from .http.health import add_readiness_check, health_router
 from .http.limits import RequestLimits, RouteLimits
 from .http.middleware import RequestMiddleware
 from .http.openapi import describe_problems, operation_id
@@ -174,8 +174,7 @@ class _Application(FastAPI):
 
 
 def _create_routes(settings: ChassisSettings, metrics: "Metrics | None") -> list[BaseRoute]:
-    router = APIRouter(generate_unique_id_function=operation_id)
-    add_health_routes(router)
+    router = APIRouter(routes=health_router.routes)
     if metrics is not None and settings.metrics_port is None:
         router.add_api_route(settings.metrics_path, metrics.answer_scrape, include_in_schema=False)
     return router.routes

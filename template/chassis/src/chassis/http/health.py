@@ -9,10 +9,12 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from ..db.errors import describe_error
+from .openapi import operation_id
 from .problems import problem_responses
 from .responses import problem_response
 
 logger = logging.getLogger(__name__)
+health_router = APIRouter(tags=["health"], generate_unique_id_function=operation_id)
 
 CHECK_TIMEOUT_SECONDS = 3.0
 
@@ -39,23 +41,13 @@ def add_readiness_check(app: FastAPI, name: str, check: ReadinessCheck) -> None:
     checks[name] = check if iscoroutinefunction(check) else _ThreadedCheck(check)
 
 
-def add_health_routes(router: APIRouter) -> None:
-    """Add `/livez` and `/readyz`."""
-    router.add_api_route("/livez", livez, tags=["health"], summary="Does the process run?")
-    router.add_api_route(
-        "/readyz",
-        readyz,
-        tags=["health"],
-        summary="Can requests be served?",
-        responses=problem_responses(503),
-    )
-
-
+@health_router.get("/livez", summary="Does the process run?")
 async def livez() -> dict[str, str]:
     """Answer without any check: a restart is the cure if this fails."""
     return {"status": "ok"}
 
 
+@health_router.get("/readyz", summary="Can requests be served?", responses=problem_responses(503))
 async def readyz(request: Request) -> Response:
     """Run all checks: the database, a schema not older than the code, and what was added."""
     checks: dict[str, _AsyncCheck] = request.app.state.readiness_checks
