@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .app import create_app
     from .commands.asgi import create_asgi_app
     from .commands.cli import create_cli
-    from .commands.own_commands import pass_settings
+    from .commands.service import pass_settings
     from .http.health import add_readiness_check
     from .http.limits import request_limits
     from .http.problems import Problem, ProblemError, problem_responses
@@ -49,7 +49,7 @@ _MODULES = {
     "create_asgi_app": "commands.asgi",
     "create_cli": "commands.cli",
     "outgoing_headers": "http.request",
-    "pass_settings": "commands.own_commands",
+    "pass_settings": "commands.service",
     "problem_response": "http.responses",
     "problem_responses": "http.problems",
     "request_context": "http.request",

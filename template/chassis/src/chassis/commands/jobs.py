@@ -9,7 +9,7 @@ import click
 from ..db.session_factories import open_sessions
 from ..db.sessions import session_scope
 from ..settings import ChassisSettings
-from .own_commands import pass_settings
+from .service import pass_settings
 
 if TYPE_CHECKING:
     from ..jobs.model import JobRecord
