@@ -243,10 +243,31 @@ def test_a_request_may_take_longer_than_its_headers() -> None:
         assert running.client.get("/wait?seconds=3").status_code == 200
 
 
+def test_a_connection_is_kept_for_longer_than_headers_may_take() -> None:
+    halves = b"GET /livez HTTP/1.1\r\n", b"Host: x\r\n\r\n"
+    with (
+        in_thread(server_header_timeout_seconds=1) as running,
+        socket.create_connection(("127.0.0.1", running.client.base_url.port), 10) as connection,
+    ):
+        for _ in range(2):
+            for half in halves:
+                connection.sendall(half)
+                time.sleep(0.3)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK")
+            time.sleep(2.5)
+        connection.sendall(halves[0])
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_proxy_that_keeps_a_connection_for_a_minute_closes_it_first() -> None:
+    settings = ChassisSettings(server_port=free_port())
+    assert Server(APP, settings).config.timeout_keep_alive > 60
+
+
 def test_an_idle_connection_is_closed_without_an_answer_that_nobody_asked_for() -> None:
     head, body = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", b"hello"
     with (
-        in_thread(server_header_timeout_seconds=1) as running,
+        in_thread(server_keep_alive_seconds=1) as running,
         socket.create_connection(("127.0.0.1", running.client.base_url.port), 10) as connection,
     ):
         connection.sendall(head)

@@ -160,6 +160,8 @@ class ChassisSettings(DatabaseSettings):
     server_drain_seconds: Seconds = 0
     server_graceful_timeout_seconds: Annotated[int, Field(ge=0)] = 20
     server_header_timeout_seconds: Seconds = 15
+    # Longer than load balancers keep theirs, or they send a request to one that was just closed.
+    server_keep_alive_seconds: Annotated[int, Field(ge=1)] = 75
     server_max_connections: Annotated[int, Field(ge=1)] = 10_000
     server_trusted_proxies: Proxies = "127.0.0.1"
     # Where a proxy serves this service and takes the prefix off: /orders

@@ -92,7 +92,8 @@ class Clients:
             await asyncio.sleep(IDLE_SECONDS)
             for client in list(self._open):
                 client.idle_seconds = 0.0 if client.is_busy else client.idle_seconds + IDLE_SECONDS
-                if client.idle_seconds > self._header_seconds > 0:
+                is_late = client.idle_seconds > self._header_seconds > 0
+                if is_late and not client.is_kept_alive:
                     self._late += 1
                     client.close()
             if time.monotonic() - self._reported > REPORT_SECONDS:
@@ -147,6 +148,11 @@ class Client(asyncio.Protocol):
         """Whether a request of this client is being served."""
         return self._task is not None and not self._task.done()
 
+    @property
+    def is_kept_alive(self) -> bool:
+        """Whether it waits for a next request, of which nothing is there: uvicorn ends the wait."""
+        return self.has_asked and not self._is_heard
+
     def begin_request(self) -> None:
         """Note that all headers of a request are there."""
         self._task = asyncio.current_task()
@@ -177,6 +183,8 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass data on; the task that serves a request of it knows its client by the context."""
+        if self.is_kept_alive:
+            self.idle_seconds = 0.0
         # What comes while a request is served is its body, as a rule.
         self._is_heard = not self.is_busy
         _CURRENT_CLIENT.set(self)

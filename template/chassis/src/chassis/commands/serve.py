@@ -114,6 +114,7 @@ class Server(uvicorn.Server):
             server_header=False,
             forwarded_allow_ips=settings.server_trusted_proxies,
             root_path=settings.server_root_path,
+            timeout_keep_alive=settings.server_keep_alive_seconds,
             timeout_graceful_shutdown=settings.server_graceful_timeout_seconds,
         )
         super().__init__(config)
