@@ -28,7 +28,12 @@ from fastapi.responses import Response, StreamingResponse
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import delete, func, insert, select, text, update
-from sqlalchemy.exc import IntegrityError, InvalidRequestError, MissingGreenlet
+from sqlalchemy.exc import (
+    IntegrityError,
+    InvalidRequestError,
+    MissingGreenlet,
+    PendingRollbackError,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.types import Message, Receive, Scope, Send
@@ -82,6 +87,41 @@ class TestSessionScope:
 
         async with session_scope(factory) as session:
             assert await count_items(session) == 1
+
+    async def test_nothing_is_kept_of_a_transaction_in_which_a_statement_failed(
+        self, settings: ChassisSettings, engine: AsyncEngine
+    ) -> None:
+        add = insert(Item).values(name="a")
+        async with session_scope(create_session_factory(settings, engine)) as session:
+            await session.execute(add)
+            for run in (session.execute, session.scalar, session.scalars):
+                with pytest.raises(IntegrityError):
+                    await run(add)
+                for refused in (session.commit(), count_items(session), session.get(Item, 1)):
+                    with pytest.raises(PendingRollbackError, match="begin_nested"):
+                        await refused
+                await session.rollback()
+                assert await count_items(session) == 0
+                await session.execute(add)
+            await session.commit()
+            assert await count_items(session) == 1
+
+    async def test_a_savepoint_undoes_what_failed_in_it_alone(
+        self, settings: ChassisSettings, engine: AsyncEngine
+    ) -> None:
+        add = insert(Item).values(name="a")
+        async with session_scope(create_session_factory(settings, engine)) as session:
+            await session.execute(add)
+            with pytest.raises(IntegrityError):
+                async with session.begin_nested():
+                    await session.execute(add)
+            with pytest.raises(PendingRollbackError, match="begin_nested"):
+                async with session.begin_nested():
+                    with pytest.raises(IntegrityError):
+                        await session.execute(add)
+            await session.execute(insert(Item).values(name="b"))
+            await session.commit()
+            assert await count_items(session) == 2
 
     async def test_an_error_reaches_the_caller_and_the_connection_its_pool(
         self, settings: ChassisSettings, engine: AsyncEngine
@@ -442,6 +482,19 @@ class NoAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pass
+
+
+async def test_an_application_that_is_not_started_says_so(settings: ChassisSettings) -> None:
+    router = APIRouter()
+
+    @router.get("/items")
+    async def list_items(session: DbReadSession) -> int:
+        return await count_items(session)
+
+    transport = ASGITransport(create_stock(settings, router))
+    async with AsyncClient(transport=transport, base_url="http://testserver") as client:
+        with pytest.raises(RuntimeError, match="not started.*lifespan_context"):
+            await client.get("/items")
 
 
 async def test_a_session_is_closed_where_a_request_ends_in_another_way(

@@ -34,10 +34,23 @@ class SessionOwner(StatementStats):
         self.app: Starlette = scope["app"]
         self.managed_session: ManagedSession | None = None
 
+    @property
+    def sessions(self) -> Sessions:
+        """The service's factories. Raise RuntimeError if its lifespan does not run."""
+        try:
+            sessions: Sessions = self.app.state.sessions
+        except AttributeError:
+            raise RuntimeError(
+                "the application is not started, so that it has no sessions: `async with "
+                "app.router.lifespan_context(app):` starts it, as do the test kit's client and "
+                "`with TestClient(app) as client:`"
+            ) from None
+        return sessions
+
     def open_session(self, endpoint: Endpoint, *, writes: bool) -> AsyncSession:
         """Return the request's session; whoever asks again gets the same."""
         if self.managed_session is None:
-            sessions: Sessions = self.app.state.sessions
+            sessions = self.sessions
             if endpoint not in sessions.plans:
                 self._plan_late(sessions, endpoint)
             factory = sessions.write if writes or sessions.plans[endpoint] else sessions.read
@@ -87,8 +100,8 @@ async def get_db_read_session(connection: HTTPConnection) -> AsyncSession:
 
 async def get_db_sessions(connection: HTTPConnection) -> Sessions:
     """Return the service's factories, for sessions that outlive the request or repeat its work."""
-    sessions: Sessions = connection.scope["chassis"].app.state.sessions
-    return sessions
+    owner: SessionOwner = connection.scope["chassis"]
+    return owner.sessions
 
 
 # The scope makes FastAPI refuse a dependency whose code after its `yield` would use it too late.

@@ -9,18 +9,24 @@ from typing import Any
 
 from greenlet import getcurrent  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Executable, TextClause, event
-from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.exc import DBAPIError, MissingGreenlet, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 from sqlalchemy.sql.expression import UpdateBase
 
-from .errors import ReadOnlySessionError, UncommittedChangesWarning
+from .errors import (
+    ReadOnlySessionError,
+    UncommittedChangesWarning,
+    sqlite_error_name,
+    sqlstate,
+)
 from .statements import current_stats
 
 logger = logging.getLogger(__name__)
 
 _UNCOMMITTED_KEY = "chassis_uncommitted"
 _WRITING_SQL = re.compile(r"\s*(insert|update|delete|merge|replace)\b", re.IGNORECASE)
+_FAILED_KEY = "chassis_failed"
 _BEGIN_KEY = "chassis_began"
 _SNAPSHOT_KEY = "chassis_snapshot"
 # A transaction that spends longer outside of the database is warned of: it holds a connection.
@@ -57,30 +63,52 @@ class _Session(Session):
 
     def execute(self, statement: Any, *arguments: Any, **options: Any) -> Any:
         self._check_statement(statement, options)
-        return super().execute(statement, *arguments, **options)
+        try:
+            return super().execute(statement, *arguments, **options)
+        except DBAPIError as error:
+            self._note_failure(error)
+            raise
 
     def scalar(self, statement: Any, *arguments: Any, **options: Any) -> Any:
         self._check_statement(statement, options)
-        return super().scalar(statement, *arguments, **options)
+        try:
+            return super().scalar(statement, *arguments, **options)
+        except DBAPIError as error:
+            self._note_failure(error)
+            raise
 
     def scalars(self, statement: Any, *arguments: Any, **options: Any) -> Any:
         self._check_statement(statement, options)
-        return super().scalars(statement, *arguments, **options)
+        try:
+            return super().scalars(statement, *arguments, **options)
+        except DBAPIError as error:
+            self._note_failure(error)
+            raise
 
     def _check_statement(self, statement: Any, options: Mapping[str, Any]) -> None:
         # Only a lazy load comes from outside; the listener can tell which attribute it is for.
         if not _may_await():
             event.listen(self, "do_orm_execute", _explain_lazy_load)
 
+    def _note_failure(self, error: DBAPIError) -> None:
+        """Do nothing: a session that only reads is in no transaction."""
+
 
 class WriteSession(_Session):
-    """Remembers whether something was written and not yet committed."""
+    """Remembers whether something was written and not yet committed, and whether that failed."""
 
     def _check_statement(self, statement: Any, options: Mapping[str, Any]) -> None:
         super()._check_statement(statement, options)
+        _refuse_failed_transaction(self)
         is_text = isinstance(statement, TextClause)
         if _WRITING_SQL.match(statement.text) if is_text else isinstance(statement, UpdateBase):
             self.info[_UNCOMMITTED_KEY] = True
+
+    def _note_failure(self, error: DBAPIError) -> None:
+        """Remember the transaction in which the database refused a statement."""
+        transaction = self.get_nested_transaction() or self.get_transaction()
+        if transaction is not None and (sqlstate(error) or sqlite_error_name(error.orig)):
+            self.info[_FAILED_KEY] = transaction
 
 
 class ReadSession(_Session):
@@ -129,8 +157,24 @@ def _mark_begin(session: Session, transaction: SessionTransaction, connection: C
         session.info[_BEGIN_KEY] = perf_counter(), current.seconds
 
 
+@event.listens_for(WriteSession, "before_commit")
+def _refuse_failed_transaction(session: Session) -> None:
+    """Raise for a transaction of which PostgreSQL would keep nothing, its COMMIT without an error.
+
+    SQLite would keep what did not fail.
+    """
+    if _FAILED_KEY in session.info:
+        raise PendingRollbackError(
+            "a statement of this transaction failed before, so that nothing of it can be "
+            "committed: await session.rollback() first; or run what may fail in "
+            "`async with session.begin_nested():`, which undoes that alone"
+        )
+
+
 @event.listens_for(WriteSession, "after_transaction_end")
 def _clear_marks(session: Session, transaction: SessionTransaction) -> None:
+    if session.info.get(_FAILED_KEY) is transaction:
+        del session.info[_FAILED_KEY]
     if transaction.parent is None:
         session.info.pop(_UNCOMMITTED_KEY, None)
         if (began := session.info.pop(_BEGIN_KEY, None)) is not None:
