@@ -33,14 +33,14 @@ class Room:
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
 ROOMS = (
-    Room("src/chassis", 821),
+    Room("src/chassis", 823),
     Room("src/chassis/http", 1862),
     Room("src/chassis/observe", 765),
-    Room("src/chassis/db", 2437),
+    Room("src/chassis/db", 2504),
     Room("src/chassis/db/address", 1430),
     Room("src/chassis/db/postgres", 660),
-    Room("src/chassis/db/sqlite", 708),
-    Room("src/chassis/commands", 2392),
+    Room("src/chassis/db/sqlite", 759),
+    Room("src/chassis/commands", 2401),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1548, in_core=False),
     Room("src/chassis/db/copying", 1949, in_core=False),
@@ -55,7 +55,7 @@ ROOMS = (
     Room("src/chassis/tasks.py", 170, in_core=False),
     Room("src/chassis/idempotency", 480, in_core=False),
     Room("src/chassis/jobs", 1748, in_core=False),
-    Room("src/chassis/pages", 540, in_core=False),
+    Room("src/chassis/pages", 547, in_core=False),
     # And these on a developer's machine or in CI.
     Room("src/chassis/db/migrations/authoring", 2493, in_core=False),
     Room("src/chassis/db/migrations/linting", 548, in_core=False),

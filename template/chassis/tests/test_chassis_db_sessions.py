@@ -115,10 +115,12 @@ class TestSessionScope:
             with pytest.raises(IntegrityError):
                 async with session.begin_nested():
                     await session.execute(add)
+            savepoint = await session.begin_nested()
+            with pytest.raises(IntegrityError):
+                await session.execute(add)
             with pytest.raises(PendingRollbackError, match="begin_nested"):
-                async with session.begin_nested():
-                    with pytest.raises(IntegrityError):
-                        await session.execute(add)
+                await savepoint.commit()
+            await savepoint.rollback()
             await session.execute(insert(Item).values(name="b"))
             await session.commit()
             assert await count_items(session) == 2
@@ -493,7 +495,7 @@ async def test_an_application_that_is_not_started_says_so(settings: ChassisSetti
 
     transport = ASGITransport(create_stock(settings, router))
     async with AsyncClient(transport=transport, base_url="http://testserver") as client:
-        with pytest.raises(RuntimeError, match="not started.*lifespan_context"):
+        with pytest.raises(RuntimeError, match=r"not started.*lifespan_context"):
             await client.get("/items")
 
 

@@ -5,9 +5,11 @@ import math
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from chassis_stock import only_on
+from sqlalchemy import UUID as ANY_UUID
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -27,6 +29,7 @@ from sqlalchemy import (
     String,
     Text,
     Time,
+    Uuid,
     cast,
     func,
     insert,
@@ -35,7 +38,14 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import CompileError, IntegrityError, InvalidRequestError, StatementError
+from sqlalchemy.dialects.postgresql import UUID as POSTGRES_UUID
+from sqlalchemy.exc import (
+    CompileError,
+    DBAPIError,
+    IntegrityError,
+    InvalidRequestError,
+    StatementError,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -91,6 +101,9 @@ class Reading(Measure):
     distance: Mapped[int | None] = mapped_column(BigInteger)
     code: Mapped[str | None] = mapped_column(String(5))
     notes: Mapped[str | None] = mapped_column(Text)
+    key: Mapped[UUID | None] = mapped_column(Uuid)
+    token: Mapped[UUID | None] = mapped_column(ANY_UUID)
+    badge: Mapped[UUID | None] = mapped_column(POSTGRES_UUID)
 
 
 @pytest.fixture(autouse=True)
@@ -413,6 +426,93 @@ async def test_a_number_of_too_many_digits_is_refused(number: str, session: Asyn
     await store(session, price=Decimal("9999999999.99"))
     await store(session, price=Decimal("-9999999999.99"))
     await store(session, price=Decimal("9999999999.994"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("stock", value) for value in ("5", "five", 5.5, Decimal("5.5"), math.nan, b"5")],
+        *[("rank", "5"), ("distance", "5")],
+        *[(name, value) for name in ("name", "notes") for value in (5, 5.5, b"5", LONG_AGO)],
+        ("level", "1.5"),
+        ("price", "five"),
+    ],
+)
+async def test_a_value_of_another_type_is_a_bug(
+    name: str, value: Any, session: AsyncSession
+) -> None:
+    for statement in (insert(Reading).values({name: value}), update(Reading).values({name: value})):
+        with pytest.raises(StatementError) as caught:
+            await session.execute(statement)
+        assert classify(caught.value) is None
+        await session.rollback()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stored"),
+    [("stock", value, 5) for value in (5.0, Decimal(5), Decimal("5.00"))]
+    + [("stock", True, 1), ("level", 2, 2.0), ("level", Decimal("1.5"), 1.5)]
+    + [("price", value, Decimal("1.50")) for value in ("1.5", 1.5, Decimal("1.5"))],
+)
+async def test_a_number_of_another_type_is_stored_as_the_columns(
+    name: str, value: Any, stored: Any, session: AsyncSession
+) -> None:
+    column = Reading.metadata.tables["reading"].c[name]
+    await session.execute(insert(Reading).values({name: value}))
+    found = await session.scalar(select(column))
+    assert (found, type(found)) == (stored, type(stored))
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        *[Reading.stock == "5", Reading.stock.in_(["5"]), Reading.name != 5, Reading.code > 5.5],
+        *[Reading.price <= "1.5", Reading.day == "2024-01-01", Reading.name == LONG_AGO],
+        *[Reading.details["a"] == "b", Reading.details["a"] == 1],
+    ],
+)
+async def test_a_value_of_another_type_is_not_compared(
+    condition: Any, session: AsyncSession
+) -> None:
+    with pytest.raises((CompileError, DBAPIError)) as caught:
+        await session.execute(select(Reading.id).where(condition))
+    assert classify(caught.value) is None
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        *[Reading.stock == 5.0, Reading.price > 1, Reading.level > Decimal(1), Reading.id.in_([1])],
+        *[Reading.name.in_(["a"]), Reading.day < LONG_AGO, Reading.ends > LONG_AGO],
+        *[Reading.colour == "RED", Reading.shade == "dark", Reading.loose == "a"],
+        *[Reading.details["a"].as_string() == "b", Reading.details["a"].as_integer() == 1],
+        *[Reading.key == UUID(int=1), cast(Reading.stock, String) == "5", Reading.name == None],  # noqa: E711
+    ],
+)
+async def test_a_value_is_compared(condition: Any, session: AsyncSession) -> None:
+    await session.execute(select(Reading.id).where(condition))
+
+
+async def test_a_part_of_a_document_is_what_is_in_it(session: AsyncSession) -> None:
+    parts = {"yes": True, "no": False, "null": None, "one": 1, "text": "1", "list": [1, {"a": "b"}]}
+    await store(session, details={**parts, "deep": parts})
+    for name, value in parts.items():
+        for part in (Reading.details[name], Reading.details["deep"][name]):
+            found = await session.scalar(select(part))
+            assert (found, type(found)) == (value, type(value))
+    assert await session.scalar(select(Reading.details[("deep", "list", 1, "a")])) == "b"
+    missing = Reading.details["missing"]
+    assert await session.scalar(select(Reading.id).where(missing.is_(None))) == 1
+    assert await session.scalar(select(Reading.id).where(Reading.details["one"].is_(None))) is None
+    assert await session.scalar(select(Reading.id).where(Reading.details["yes"].as_boolean())) == 1
+
+
+@pytest.mark.parametrize("name", ["key", "token", "badge"])
+@pytest.mark.parametrize("digits", ["1", "12345678901234567890123456789012", "1e2", "abc"])
+async def test_a_uuid_is_no_number(name: str, digits: str, session: AsyncSession) -> None:
+    given, column = UUID(digits.zfill(32)), Reading.metadata.tables["reading"].c[name]
+    await store(session, **{name: given})
+    assert await session.scalar(select(column).where(column == given)) == given
 
 
 async def test_a_text_that_is_too_long_is_refused_by_postgresql_alone(

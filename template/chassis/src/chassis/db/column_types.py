@@ -1,7 +1,8 @@
 """The column types of the chassis's dialects, each for one difference of the two databases.
 
-Both take a value alike, or refuse it alike: the guide has the table. A model goes on to name
-SQLAlchemy's types; a dialect uses these in their place (its `colspecs`).
+Both take a value alike, or refuse it alike: the guide has the table. One of another type is a
+TypeError, as by asyncpg: a bug. A model goes on to name SQLAlchemy's types; a dialect uses these in
+their place (its `colspecs`).
 """
 
 import json
@@ -9,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Context, Decimal
+from operator import index
 from typing import Any
 
 from sqlalchemy import Dialect
@@ -133,6 +135,8 @@ class ExactNumeric(Numeric[Any]):
         limit = _find_limit(self.precision, self.scale)
 
         def process(value: Any) -> Any:
+            if isinstance(value, str):
+                value = Decimal(value)
             if isinstance(value, Decimal) and not (
                 value.is_finite() and Decimal(repr(float(value))) == value
             ):
@@ -169,6 +173,8 @@ class FloatWithoutNaN(Float[Any]):
         store: _Process = super().bind_processor(dialect)  # type: ignore[no-untyped-call]
 
         def process(value: Any) -> Any:
+            if isinstance(value, str):
+                raise TypeError("must be real number, not str")
             _refuse_nan(value)
             return value if store is None else store(value)
 
@@ -207,23 +213,27 @@ class UntypedValue(NullType):
         return process
 
 
-# What differs on PostgreSQL, and what differs on SQLite.
-POSTGRES_TYPES: tuple[type[TypeEngine[Any]], ...] = (ZonedDateTime, ZonedTime, NullableJSON)
-
-
 class BoundedInteger(Integer):
-    """Refuses what PostgreSQL's does not hold: each integer of SQLite has 64 bits."""
+    """Refuses more bits, as each integer of SQLite has 64, and fractions, which asyncpg cuts."""
 
     def bind_processor(self, dialect: Dialect) -> _Process:
         bits = 16 if isinstance(self, SmallInteger) else 64 if isinstance(self, BigInteger) else 32
         lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
-        def process(value: Any) -> Any:
-            if isinstance(value, int) and not lowest <= value <= highest:
+        def process(value: Any) -> int | None:
+            if value is None:
+                return None
+            is_whole = isinstance(value, float | Decimal) and value == value // 1
+            number = int(value) if is_whole else index(value)
+            if not lowest <= number <= highest:
                 raise InvalidValueError(f"the column is an integer of {bits} bits")
-            return value
+            return number
 
         return process
+
+
+# What differs on PostgreSQL, and what differs on SQLite.
+POSTGRES_TYPES = (ZonedDateTime, ZonedTime, NullableJSON, BoundedInteger)
 
 
 class TextWithoutNUL(String):
@@ -234,7 +244,7 @@ class TextWithoutNUL(String):
     """
 
     def bind_processor(self, dialect: Dialect) -> _Process:
-        return _refuse_nul
+        return _check_text
 
 
 SQLITE_TYPES = (
@@ -243,7 +253,6 @@ SQLITE_TYPES = (
     FloatWithoutNaN,
     KnownEnum,
     UntypedValue,
-    BoundedInteger,
     TextWithoutNUL,
 )
 
@@ -271,8 +280,10 @@ def _refuse_nan(value: object) -> None:
         raise InvalidValueError("SQLite has no NaN")
 
 
-def _refuse_nul(value: Any) -> Any:
-    if isinstance(value, str) and "\0" in value:
+def _check_text(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"expected str, got {type(value).__name__}")
+    if value is not None and "\0" in value:
         raise InvalidValueError("a text of a database holds no NUL")
     return value
 

@@ -35,6 +35,13 @@ Bound = ColumnElement[Any] | None
 _MODIFIERS = {asc_op, desc_op, nulls_first_op, nulls_last_op}
 
 
+class _AsStored(TypeDecorator[Any]):
+    """What a column of SQLite holds, of whatever type."""
+
+    impl = NullType
+    cache_ok = True
+
+
 @dataclass(frozen=True)
 class Key:
     """One part of an order."""
@@ -55,8 +62,9 @@ class Key:
 
     def bind(self, name: str, dialect: str) -> ColumnElement[Any]:
         """Return the parameter for a value that was selected."""
-        value = bindparam(name, type_=String)
-        return value if dialect == "sqlite" else cast(value, self.column.type)
+        if dialect == "sqlite":
+            return bindparam(name, type_=_AsStored())
+        return cast(bindparam(name, type_=String), self.column.type)
 
     def order_by(self) -> ColumnElement[Any]:
         """Return the part of ORDER BY, with NULLs at the same end on both databases."""

@@ -4,23 +4,30 @@ SQLite has no type for a date. It calculates with the year of its text, without 
 `created > now() - 30 days` is true of every row.
 """
 
+import sqlite3
 from datetime import date, time, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     BinaryExpression,
+    BindParameter,
+    Boolean,
     Cast,
     Column,
     Date,
     DateTime,
+    Enum,
     Float,
     FunctionFilter,
     Grouping,
     Integer,
     Interval,
     Numeric,
+    String,
     Table,
     Time,
+    Uuid,
 )
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteDDLCompiler, SQLiteTypeCompiler
 from sqlalchemy.exc import CompileError
@@ -30,6 +37,15 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 # In the format of a datetime that Python stores, else the same moment is not equal to itself.
 NOW = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 _ARITHMETIC = (operators.add, operators.sub, operators.mul, operators.truediv)
+_COMPARISONS = (
+    *(operators.eq, operators.ne, operators.lt, operators.le, operators.gt, operators.ge),
+    *(operators.in_op, operators.not_in_op),
+)
+_COMPARABLE = (
+    *((Boolean,), (Integer, Numeric, Float), (Date, DateTime)),
+    *((Uuid,), (JSON,), (String,)),
+)
+_HAS_ARROW = sqlite3.sqlite_version_info >= (3, 38)
 _DOUBLE_DIGITS = 15
 # Times a sum of one digit more than a double holds, it is above 64 bits.
 _OVERFLOW = 2**63 // 10**_DOUBLE_DIGITS
@@ -50,8 +66,19 @@ class ChassisSQLiteCompiler(SQLiteCompiler):
             _is_time(binary.left.type) or _is_time(binary.right.type)
         ):
             raise CompileError(f"SQLite can't calculate with dates and times: {_ADVICE}")
+        if binary.operator in _COMPARISONS:
+            _check_comparison(binary.left, binary.right)
         written: str = super().visit_binary(binary, *others, **options)  # type: ignore[no-untyped-call]
         return written
+
+    def visit_json_getitem_op_binary(self, binary: Any, *others: Any, **options: Any) -> str:
+        """Write a part of a document as JSON: NULL if there is none, and true, which is no 1."""
+        if not _HAS_ARROW or not isinstance(_implementation(binary.type), JSON):
+            return str(super().visit_json_getitem_op_binary(binary, *others, **options))  # type: ignore[no-untyped-call]
+        document, path = (self.process(side, **options) for side in (binary.left, binary.right))
+        return f"({document} -> {path})"
+
+    visit_json_path_getitem_op_binary = visit_json_getitem_op_binary
 
     def visit_cast(self, cast: Cast[Any], **options: Any) -> str:
         if isinstance(cast.type, Date):
@@ -112,12 +139,37 @@ class ChassisSQLiteDDLCompiler(SQLiteDDLCompiler):
 
 
 class ChassisSQLiteTypeCompiler(SQLiteTypeCompiler):
-    """Writes INTEGER, which has 64 bits, for BIGINT: only an INTEGER PRIMARY KEY gets numbers."""
+    """Writes types by names that SQLite does not take for those of other values."""
 
     def visit_BIGINT(self, type_: Any, **options: Any) -> str:  # noqa: N802
+        """Return INTEGER, which has 64 bits: only an INTEGER PRIMARY KEY gets numbers."""
         return "INTEGER"
 
     visit_SMALLINT = visit_BIGINT  # noqa: N815
+
+    def visit_UUID(self, type_: Any, **options: Any) -> str:  # noqa: N802
+        """Return a type of text: in a column of type UUID digits alone are stored as a number."""
+        return "CHAR(32)"
+
+
+def _check_comparison(left: Any, right: Any) -> None:
+    """Raise CompileError for a value of another type than what it is compared with."""
+    kinds = _find_kind(left.type), _find_kind(right.type)
+    is_value = isinstance(left, BindParameter) or isinstance(right, BindParameter)
+    if is_value and None not in kinds and kinds[0] is not kinds[1]:
+        names = [type(_implementation(side.type)).__name__ for side in (left, right)]
+        raise CompileError(
+            f"{' and '.join(names)} are compared, which PostgreSQL refuses: convert the value, as "
+            "in int(value), or the column, by cast(…) or in JSON by .as_string()"
+        )
+
+
+def _find_kind(kind: TypeEngine[Any]) -> tuple[type[Any], ...] | None:
+    """Return the types that PostgreSQL compares with a type; None if that is not known."""
+    found = _implementation(kind)
+    if isinstance(found, Enum):
+        return None
+    return next((kinds for kinds in _COMPARABLE if isinstance(found, kinds)), None)
 
 
 def _divide(total: str, scale: int) -> str:
