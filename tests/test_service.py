@@ -109,10 +109,16 @@ def test_its_tests_pass_on_the_embedded_postgres_and_several_workers(default: Se
 
 @pytest.mark.parametrize(("answers", "version", "database"), CHASSIS_ALL if FULL else CHASSIS_SOME)
 def test_the_tests_of_the_chassis_pass(
-    install: Install, answers: str, version: str, database: str
+    install: Install, pytestconfig: pytest.Config, answers: str, version: str, database: str
 ) -> None:
-    # Most of them wait, for a timer or a process.
-    options = ["--quiet", "--database", database, "--numprocesses", "2"]
+    # Outlives the service: a run of what failed last runs here what failed of these, too.
+    cache = pytestconfig.cache.mkdir(f"chassis-{answers}-{version}-{database}")
+    options = ["--quiet", "--database", database, "-o", f"cache_dir={cache}"]
+    if pytestconfig.getoption("lf"):
+        options.append("--last-failed")
+    else:
+        # Most of them wait, for a timer or a process.
+        options += ["--numprocesses", "2"]
     if database == "postgres" and not FULL:
         # What takes no database has run beside SQLite.
         options += ["-m", "database"]
