@@ -294,6 +294,18 @@ def test_an_unknown_revision_is_one_line(
     assert ("another service's" in err) == (tables == "with none of them")
 
 
+def test_one_step_back_from_a_merge_says_what_to_name(alembic: Alembic, depot: Depot) -> None:
+    depot.branch_from("1")
+    depot.add("3", "pass")
+    alembic("merge", "2", "3", "-m", "merge")
+    alembic("upgrade", "head")
+
+    code, _, err = alembic("downgrade", "-1")
+
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "name the one to go back to" in err
+
+
 def test_a_wrong_option_is_one_line(alembic: Alembic, depot: Depot) -> None:
     depot.configure(BIN, options="render_as_batch=True")
 

@@ -307,7 +307,11 @@ def test_what_tells_no_new_revisions_is_said(
 ) -> None:
     add(depot, "2", "op.execute('SET lock_timeout = 0')")
     assert lint_migrations(depot.package, settings) == []
-    assert "not linted, as Git tells of no main branch: fetch it, or name" in caplog.text
+    says = "not linted, as Git tells of no main branch (fatal: not a git repository"
+    assert says in caplog.text
+    git(depot.versions, "init", "-q")
+    assert lint_migrations(depot.package, settings) == []
+    assert "as Git tells of no main branch: fetch it, or name" in caplog.text
 
 
 def test_a_revision_is_named_in_alembic_ini_or_as_an_option(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 OPERATION_FAILED, SETTINGS_WRONG = 1, 2
+_MERGED = (
+    "the revision joins several, so that one step back could be any of them: name the one to "
+    "go back to, as alembic history shows them"
+)
 
 
 @contextmanager
@@ -41,7 +45,8 @@ def end_in_one_line(config: "Config") -> Iterator[None]:
         UnversionedDatabaseError,
         CommandError,
     ) as error:
-        _exit_with_message(OPERATION_FAILED, str(error))
+        merged = f": {_MERGED}" if "Ambiguous walk" in str(error) else ""
+        _exit_with_message(OPERATION_FAILED, f"{error}{merged}")
 
 
 class Progress:

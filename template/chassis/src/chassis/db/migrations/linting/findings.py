@@ -12,7 +12,7 @@ from ...address.settings import DatabaseSettings
 from ..authoring.failures import describe_failure
 from ..scripts import alembic_config, read_revisions, read_scripts
 from .dangers import ALL_RULES, SQUAWK_RULES, Danger, drop_harmless, find_own_dangers
-from .new_revisions import find_new_revisions
+from .new_revisions import describe_refusal, find_new_revisions
 from .squawk import find_squawk, run_squawk
 from .statements import Statement, read_statements
 
@@ -50,8 +50,9 @@ def lint_migrations(
     new = find_new_revisions(read_scripts(config), after)
     if new is None:
         logger.warning(
-            "the revisions are not linted, as Git tells of no main branch: fetch it, or name the "
-            "last revision that is deployed, --lint-after or lint_after in alembic.ini"
+            "the revisions are not linted, as Git tells of no main branch%s: fetch it, or name the "
+            "last revision that is deployed, --lint-after or lint_after in alembic.ini",
+            describe_refusal(Path(read_scripts(config).versions)),
         )
         return []
     scripts = read_revisions(config)

@@ -33,6 +33,15 @@ def find_new_revisions(scripts: "ScriptDirectory", after: str | None) -> set[str
     return {one.revision for one in revisions} - older
 
 
+def describe_refusal(folder: Path) -> str:
+    """Return why Git says nothing of a folder, in parentheses; nothing if it does."""
+    try:
+        ended = _call_git(folder, "rev-parse", "--git-dir")
+    except OSError:
+        return " (it is not installed)"
+    return f" ({ended.stderr.partition(chr(10))[0]})" if ended.returncode else ""
+
+
 def _read_ini() -> str | None:
     parser = RawConfigParser()
     parser.read("alembic.ini", encoding="utf-8")
@@ -62,9 +71,13 @@ def _find_first_commit(folder: Path, commit: str) -> str | None:
 
 def _run_git(folder: Path, *arguments: str) -> str | None:
     """Return what Git prints, None if it fails or is not installed."""
-    command = ["git", "-C", str(folder), *arguments]
     try:
-        ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+        ended = _call_git(folder, *arguments)
     except OSError:
         return None
     return ended.stdout.strip() if ended.returncode == 0 else None
+
+
+def _call_git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
