@@ -108,8 +108,8 @@ def _find_misread_names(settings: SettingsClass) -> Iterator[str]:
 
 def _find_quoted_secrets(settings: SettingsClass, environment: Texts) -> Iterator[str]:
     for field in settings.model_fields:
-        for name in variables_of(settings, field):
-            if is_secret(settings, field) and is_quoted(environment.get(name, "")):
+        for name in variables_of(settings, field) if is_secret(settings, field) else ():
+            if is_quoted(environment.get(name, "")):
                 yield f"{name} has quotation marks around it; remove them if they are no part of it"
 
 

@@ -50,11 +50,11 @@ class DatabaseSettings(BaseSettings):
         env_prefix="APP_",
         # chassis.db.address.dotenv reads it, and more strictly.
         env_file=(),
+        defer_build=True,  # A service uses its own class, and none of those above it.
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
-        validate_default=True,
     )
     # Fields filled from variables that platforms set; from the environment only, never from .env.
     platform_variables: ClassVar[dict[str, str]] = {"database_platform_url": "DATABASE_URL"}

@@ -33,6 +33,10 @@ class VariableSource(EnvSettingsSource):
         super().__init__(settings_cls)
         self.texts = texts or {}
 
+    def __call__(self) -> dict[str, Any]:
+        """Read all fields, if there is any text."""
+        return super().__call__() if self.texts else {}
+
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """Return the text of a field, its key, and whether it is JSON."""
         names = _find_names(self.settings_cls, field_name)
@@ -40,6 +44,15 @@ class VariableSource(EnvSettingsSource):
             if variable in self.texts:
                 return self.texts[variable], key, is_json
         return None, names[0][0], False
+
+    def prepare_field_value(
+        self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool
+    ) -> Any:
+        """Return the value of a text. Without a text there is one only if parts have texts."""
+        # Else the library looks into the types of each field that is not set, at each start.
+        if value is None and not self.config.get("env_nested_delimiter"):
+            return None
+        return super().prepare_field_value(field_name, field, value, value_is_complex)
 
     def explode_env_vars(
         self, field_name: str, field: FieldInfo, env_vars: Mapping[str, str | None]
@@ -86,10 +99,11 @@ def read_environment(settings: SettingsClass) -> Texts:
         if texts.get(name, text) != text and name.startswith(prefix_of(settings)):
             raise SettingsError(f"{name} is set twice, in capitals and not, to different values")
         texts[name] = text
-    for field in settings.model_fields:
+    links = set(filter(is_service_link, texts))
+    for field in settings.model_fields if links else ():
         # Somebody may have meant it for a field that takes any text.
         if str not in _types_of(settings, field):
-            for name in filter(is_service_link, variables_of(settings, field)):
+            for name in links.intersection(variables_of(settings, field)):
                 texts.pop(name, None)
     _refuse_quotes(settings, texts, (*QUOTES, *TYPOGRAPHIC_QUOTES), "")
     return texts
@@ -217,9 +231,10 @@ def _select_set_variables(
 def _refuse_quotes(
     settings: SettingsClass, texts: Texts, pairs: tuple[str, ...], place: str
 ) -> None:
-    for field in settings.model_fields:
+    quoted = {name for name, text in texts.items() if is_quoted(text, pairs)}
+    for field in settings.model_fields if quoted else ():
         for name in variables_of(settings, field):
-            if is_quoted(texts.get(name, ""), pairs) and not is_secret(settings, field):
+            if name in quoted and not is_secret(settings, field):
                 raise SettingsError(f"{name}{place}: remove the quotation marks around the value")
 
 
