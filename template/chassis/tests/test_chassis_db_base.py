@@ -1,20 +1,35 @@
 """The base of models: names of constraints, UTC datetimes, JSON, and what the server fills in."""
 
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from chassis_stock import Item, create_tables
-from sqlalchemy import Connection, ForeignKey, MetaData, func, inspect, select, text, update
+from sqlalchemy import (
+    JSON,
+    Connection,
+    ForeignKey,
+    Integer,
+    MetaData,
+    Text,
+    event,
+    func,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, registry
 
 from chassis import ChassisSettings
 from chassis.db import Base
+from chassis.db.base import resolve_document
 
 NOON = datetime(2024, 2, 29, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+Labels = Annotated[list[str], 1]
 
 
 class Sample(Base):
@@ -157,6 +172,25 @@ def test_a_dict_is_jsonb_on_postgres() -> None:
     server = postgresql.dialect()  # type: ignore[no-untyped-call]
     assert isinstance(column.type.dialect_impl(server), postgresql.JSONB)
     assert not isinstance(column.type.dialect_impl(sqlite.dialect()), postgresql.JSONB)
+
+
+def test_the_type_of_a_document_may_be_another_in_the_map_of_types_of_a_service() -> None:
+    mapped = registry(type_annotation_map={list[int]: Text(), Labels: Text()})
+    event.listen(mapped, "resolve_type_annotation", resolve_document)
+
+    class Own(DeclarativeBase):
+        registry = mapped
+
+    class Note(Own):
+        __tablename__ = "note"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        days: Mapped[list[int] | None]
+        labels: Mapped[Labels]
+        names: Mapped[list[str]]
+        tags: Mapped[Annotated[list[str], mapped_column(index=True)]]
+
+    columns = inspect(Note).columns
+    assert [type(column.type) for column in columns] == [Integer, Text, Text, JSON, JSON]
 
 
 async def test_what_the_server_fills_in_on_update_is_there_after_a_flush(

@@ -5,9 +5,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, MetaData, Table, event
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.orm import DeclarativeBase, Mapper
+from sqlalchemy.orm import DeclarativeBase, Mapper, TypeResolve
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -71,9 +70,9 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-_DOCUMENT = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 _OBJECTS = (dict[str, Any], dict[str, str])
 _ARRAYS = (list[Any], list[str], list[int], list[dict[str, Any]])
+_DOCUMENTS = (*_OBJECTS, *_ARRAYS)
 
 
 class Base(DeclarativeBase):
@@ -85,10 +84,20 @@ class Base(DeclarativeBase):
     """
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
-    type_annotation_map: ClassVar[dict[Any, TypeEngine[Any]]] = {
-        datetime: UTCDateTime(),
-        **dict.fromkeys((*_OBJECTS, *_ARRAYS), _DOCUMENT),
-    }
+    type_annotation_map: ClassVar[dict[Any, TypeEngine[Any]]] = {datetime: UTCDateTime()}
+
+
+@event.listens_for(Base, "resolve_type_annotation")
+def resolve_document(annotation: TypeResolve) -> TypeEngine[Any] | None:
+    """Return the type of a document, unless the service's own map of types has one."""
+    kind = annotation.resolved_type
+    named = (kind, annotation.raw_pep_695_type, annotation.raw_pep_593_type)
+    if kind not in _DOCUMENTS or any(name and annotation.resolve(name) for name in named):
+        return None
+    # 20 ms, for nothing in a service without documents on SQLite.
+    from sqlalchemy.dialects.postgresql import JSONB
+
+    return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 @event.listens_for(Base, "after_mapper_constructed", propagate=True)
