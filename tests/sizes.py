@@ -33,14 +33,14 @@ class Room:
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
 ROOMS = (
-    Room("src/chassis", 823),
+    Room("src/chassis", 840),
     Room("src/chassis/http", 1862),
     Room("src/chassis/observe", 765),
-    Room("src/chassis/db", 2504),
-    Room("src/chassis/db/address", 1430),
+    Room("src/chassis/db", 2513),
+    Room("src/chassis/db/address", 1439),
     Room("src/chassis/db/postgres", 660),
     Room("src/chassis/db/sqlite", 759),
-    Room("src/chassis/commands", 2401),
+    Room("src/chassis/commands", 2404),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1553, in_core=False),
     Room("src/chassis/db/copying", 1949, in_core=False),

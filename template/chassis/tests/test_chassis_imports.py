@@ -213,6 +213,73 @@ def test_neither_alembic_nor_its_driver_is_imported_at_start() -> None:
     assert loaded.isdisjoint({"alembic", "mako", "psycopg"})
 
 
+# What another database, another command or a part uses. Each costs time at every start, and memory.
+NOT_SERVING = {
+    *("alembic", "asyncpg", "mako", "psycopg", "sqlalchemy.dialects.postgresql"),
+    *("chassis.commands.doctor", "chassis.commands.report", "chassis.commands.supervisor"),
+    *("chassis.db.migrations.runner", "chassis.testing", "chassis.auth", "chassis.jobs"),
+    *("prometheus_client", "httpx2", "cronsim", "yaml"),
+}
+SERVE = """
+import asyncio, sys
+import chassis.commands.serve
+from chassis import ChassisSettings, create_app, create_cli
+from chassis.db import Base
+from sqlalchemy.orm import Mapped, mapped_column
+
+class Item(Base):
+    __tablename__ = "item"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+async def serve():
+    app = create_app(ChassisSettings(), package="sample")
+    async with app.router.lifespan_context(app):
+        await app.state.sessions.read().connection()
+
+create_cli("sample:create_service", settings=ChassisSettings)
+asyncio.run(serve())
+print(*sys.modules)
+"""
+
+
+def test_what_serves_on_sqlite_imports_nothing_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_DATABASE_SQLITE_PATH", str(tmp_path / "app.db"))
+
+    serving = [sys.executable, "-c", SERVE]
+    finished = subprocess.run(serving, capture_output=True, text=True, check=True)
+
+    loaded = set(finished.stdout.split())
+    assert {"chassis.commands.cli", "chassis.db.sqlite.dialects"} <= loaded
+    assert sorted(loaded & NOT_SERVING) == []
+
+
+COLLECT = """
+import chassis, gc, sys
+getattr(gc, sys.argv[1])()
+found = []
+gc.callbacks.append(lambda phase, information: found.append(phase))
+from chassis import create_app, create_cli
+print(len(found), gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("enable", "0 True False"), ("disable", "0 False False"), ("freeze", "… True True")],
+)
+def test_no_garbage_is_searched_for_during_an_import(before: str, after: str) -> None:
+    importing = [sys.executable, "-c", COLLECT, before]
+    finished = subprocess.run(importing, capture_output=True, text=True, check=True)
+
+    searches, *state = finished.stdout.split()
+    if before == "freeze":  # Whoever froze objects has a way of their own: it is left alone.
+        assert int(searches) > 0
+        searches = "…"
+    assert [searches, *state] == after.split()
+
+
 # Print what a file of the chassis does at its import, by way of the standard library.
 WATCH = """
 import importlib, os, pkgutil, sys, sysconfig, threading

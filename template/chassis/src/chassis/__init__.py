@@ -3,7 +3,9 @@
 Each name is imported when it is first asked for, so that a part costs nothing while it is not used.
 """
 
+import gc
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,10 +59,25 @@ _MODULES = {
     "request_limits": "http.limits",
 }
 
+
+def _import_without_collection(name: str) -> ModuleType:
+    """Import a module. Python's search for garbage would be a tenth of a start, and find none."""
+    if not gc.isenabled() or gc.get_freeze_count():
+        return import_module(name, __name__)
+    gc.disable()
+    try:
+        return import_module(name, __name__)
+    finally:
+        # What is new becomes old, so that no search of the new goes through all of it.
+        gc.freeze()
+        gc.unfreeze()
+        gc.enable()
+
+
 if not TYPE_CHECKING:  # or a name that is not there would be right for mypy
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        value = globals()[name] = getattr(_import_without_collection(f".{_MODULES[name]}"), name)
         return value

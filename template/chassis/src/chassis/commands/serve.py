@@ -1,6 +1,7 @@
 """The server process: uvicorn, with a stop that a load balancer can see coming."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -156,6 +157,8 @@ class Server(uvicorn.Server):
         if self.started and sockets is not None:
             logger.info("Uvicorn running on %s (Press CTRL+C to quit)", format_urls(sockets))
         if self.started:
+            # What the start made stays: no search for garbage during requests goes through it.
+            gc.freeze()
             settings = self._settings
             if (exposed := describe_exposure(settings, self._application)) is not None:
                 logger.info("%s", exposed)
