@@ -1,90 +1,134 @@
-"""Run pytests of services, each in a fork of one process: what they import is imported once."""
+"""Processes that begin with the chassis imported, which takes longest: forks of one that has."""
 
+import atexit
 import gc
-import importlib
-import json
+import multiprocessing.popen_forkserver
 import os
+import runpy
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Self
 
 import pytest
 
+PATIENCE_SECONDS = 120
+# No parts: their tables would be every service's.
+IMPORTED = ("app", "commands.cli", "commands.serve", "db.migrations.upgrade")
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        *(f"chassis.{name}" for name in IMPORTED),
+        *(plugin.module for plugin in entry_points(group="pytest11")),
+    ]
+)
 RunPytest = Callable[..., pytest.RunResult]
 
 
-class Forks:
-    """A process that forks for each pytest."""
+class Fork:
+    """A process that runs a module as `python -m` does; it ends with the block."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self._requests, self._answers = process.stdin, process.stdout
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        environment: Mapping[str, str],
+        output: Path,
+        errors: Path | None = None,
+    ) -> None:
+        """Write what it prints into a file, and its errors there, too, or into another."""
+        streams = (output.absolute(), (errors or output).absolute())
+        for file in streams:
+            file.write_bytes(b"")
+        # What a process ignores from its start is ignored by those that it starts.
+        is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        hangup = signal.SIG_IGN if is_ignored else signal.SIG_DFL
+        given = (module, arguments, dict(environment), Path.cwd(), streams, hangup)
+        self._process = FORKS.Process(target=become, args=given)
+        self._process.start()
 
-    def run_pytest(self, pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-        """Run pytest in the folder and the environment of a test, as `python -m pytest` does."""
-        assert self._requests is not None
-        assert self._answers is not None
-        output, errors = pytester.path / "stdout", pytester.path / "stderr"
-        request = {
-            "arguments": [f"--basetemp={pytester.path / 'temporary'}", *arguments],
-            "folder": str(pytester.path),
-            "environment": dict(os.environ),
-            "streams": [os.devnull, str(output), str(errors)],
-        }
-        begin = time.perf_counter()
-        print(json.dumps(request), file=self._requests, flush=True)
-        code = int(self._answers.readline())
-        duration = time.perf_counter() - begin
-        said, warned = output.read_text(encoding="utf-8"), errors.read_text(encoding="utf-8")
-        # Shown with the test that fails.
-        print(said, warned)
-        return pytest.RunResult(code, said.splitlines(), warned.splitlines(), duration)
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+        self._process.join()
 
-@contextmanager
-def start_forks() -> Iterator[Forks]:
-    """Start the process that forks; it ends with the block."""
-    # -P: a service's pytest does not find the modules beside this one.
-    command = [sys.executable, "-P", __file__]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
-    ) as process:
-        yield Forks(process)
+    def poll(self) -> int | None:
+        """Return the exit code, less than nothing for a signal, or None while it runs."""
+        return self._process.exitcode
 
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
+        """Wait for its end; return the exit code."""
+        self._process.join(seconds)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(self._process.name, seconds)
+        return code
 
-def serve() -> None:
-    """Fork for each request; answer with the exit code."""
-    # No parts: their tables would be every service's.
-    for name in ("app", "commands.cli", "db.migrations.upgrade"):
-        importlib.import_module(f"chassis.{name}")
-    for plugin in entry_points(group="pytest11"):
-        plugin.load()
-    # Each pytest collects garbage at its end: it need not look at all these.
-    gc.freeze()
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            run(**json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+    def send_signal(self, number: int) -> None:
+        """Send a signal to a process that runs."""
+        if self._process.pid is not None and self.poll() is None:
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it as nothing can prevent."""
+        self._process.kill()
 
 
-def run(arguments: list[str], folder: str, environment: dict[str, str], streams: list[str]) -> None:
-    """Run pytest in this process, and end it."""
-    os.chdir(folder)
+def become(
+    module: str,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    folder: Path,
+    streams: tuple[Path, Path],
+    hangup: signal.Handlers,
+) -> None:
+    """Turn this process into one that was started as `python -m`."""
+    # A server with a parent takes itself for a worker.
+    vars(multiprocessing.process)["_parent_process"] = None
     os.environ.clear()
     os.environ.update(environment)
-    sys.path.insert(0, folder)
-    for number, stream in enumerate(streams):
-        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY if number else os.O_RDONLY
-        os.dup2(os.open(stream, flags, 0o600), number)
+    os.chdir(folder)
+    for number, stream in enumerate(streams, start=1):
+        os.dup2(os.open(stream, os.O_APPEND | os.O_WRONLY), number)
+    signal.signal(signal.SIGHUP, hangup)
+    # Where pytest runs in the background, it ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The folder of this module is on it if the environment says so.
+    sys.path.remove(str(Path(__file__).parent))
+    sys.path[:0] = [str(folder), *environment.get("PYTHONPATH", str(folder)).split(os.pathsep)]
+    sys.argv = [module, *arguments]
+    # Who collects garbage, as each pytest at its end, need not look at what is imported by now.
+    gc.freeze()
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()
+
+
+def run_pytest(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run pytest in the folder of `pytester`, in a process of its own."""
+    output, errors = pytester.path / "stdout", pytester.path / "stderr"
     # Imported before pytest looks whose asserts to rewrite.
     imported = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
-    sys.exit(pytest.main(["-W", imported, *arguments]))
+    options = ("-W", imported, f"--basetemp={pytester.path / 'temporary'}", *arguments)
+    with Fork("pytest", *options, environment=os.environ, output=output, errors=errors) as process:
+        code = process.wait(600)
+    said, warned = output.read_text(encoding="utf-8"), errors.read_text(encoding="utf-8")
+    # Shown with the test that fails.
+    print(said, warned)
+    return pytest.RunResult(code, said.splitlines(), warned.splitlines(), 0)
 
 
-if __name__ == "__main__":
-    serve()
+def run_code(code: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program, and return what it prints."""
+    program, output, errors = Path("program.py"), Path("program.out"), Path("program.err")
+    program.write_text(code, encoding="utf-8")
+    environment = os.environ | variables
+    with Fork("program", *arguments, environment=environment, output=output, errors=errors) as fork:
+        status = fork.wait()
+    return subprocess.CompletedProcess(code, status, output.read_text(), errors.read_text())

@@ -1,41 +1,28 @@
-"""Run the sample service's command as a process of its own."""
+"""Run the sample service's command, or another's, as a process of its own."""
 
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from chassis_forks import PATIENCE_SECONDS, Fork
 from httpx2 import Client, TransportError
 
 import chassis
 
-PATIENCE_SECONDS = 120
 FOLDERS = (Path(__file__).parent, Path(chassis.__file__).parents[1])
-
-
-def run_sample(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(
-        command_of_sample(*arguments),
-        env=environment_of_sample(variables),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
 
 
 @dataclass(frozen=True)
 class Serving:
     """A process that answers, and what it has logged."""
 
-    process: subprocess.Popen[bytes]
+    process: Fork | subprocess.Popen[bytes]
     client: Client
     log: Path
 
@@ -56,21 +43,16 @@ def serving(
     port = free_port()
     log = Path("server.log").absolute()
     with (
-        log.open("wb") as output,
         Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client,
-        subprocess.Popen(
-            [sys.executable, "-m", module, *arguments, "--port", str(port)],
-            env=environment_of_sample(variables, folder),
-            stdout=output,
-            stderr=output,
+        Fork(
+            *(module, *arguments, "--port", str(port)),
+            environment=environment_of_sample(variables, folder),
+            output=log,
         ) as process,
     ):
-        try:
-            until(lambda: process.poll() is not None or answers(client))
-            assert process.poll() is None, log.read_text()
-            yield Serving(process, client, log)
-        finally:
-            process.kill()
+        until(lambda: process.poll() is not None or answers(client))
+        assert process.poll() is None, log.read_text()
+        yield Serving(process, client, log)
 
 
 def answers(client: Client) -> bool:
@@ -106,11 +88,6 @@ def has_ipv6() -> bool:
     except OSError:
         return False
     return True
-
-
-def command_of_sample(*arguments: str) -> list[str]:
-    """Return the command line."""
-    return [sys.executable, "-m", "chassis_sample", *arguments]
 
 
 def environment_of_sample(variables: dict[str, str], folder: Path = FOLDERS[0]) -> dict[str, str]:

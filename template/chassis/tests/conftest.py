@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import chassis_forks
 import pytest
-from chassis_forks import Forks, RunPytest, start_forks
 from chassis_shelf import write_shelf
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -71,14 +71,7 @@ def database(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("server") if request.param == "postgres" else request.param)
 
 
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    """Give a process that runs pytests of services' own."""
-    with start_forks() as forks:
-        yield forks
-
-
 @pytest.fixture
-def run_pytest(forks: Forks, pytester: pytest.Pytester) -> RunPytest:
+def run_pytest(pytester: pytest.Pytester) -> chassis_forks.RunPytest:
     """Give what runs pytest in the folder of `pytester`, in a process of its own."""
-    return partial(forks.run_pytest, pytester)
+    return partial(chassis_forks.run_pytest, pytester)

@@ -1,7 +1,5 @@
 """Who sends a request, as handlers and routes ask for it, whatever tells the service."""
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -274,17 +272,6 @@ async def open_websocket(app: ASGIApp, path: str, headers: Mapping[str, str]) ->
     }
     await app(scope, receive, send)
     return sent
-
-
-def test_a_service_without_callers_imports_nothing_of_it() -> None:
-    program = "import sys, chassis.app, chassis.commands.cli, chassis.testing; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-
-    assert "chassis.app" in done.stdout
-    assert "chassis.auth" not in done.stdout
-    assert "jwt" not in done.stdout.split()
 
 
 # APP_AUTH_REQUIRED

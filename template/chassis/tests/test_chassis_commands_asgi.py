@@ -7,14 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chassis_processes import (
-    PATIENCE_SECONDS,
-    Serving,
-    answers,
-    environment_of_sample,
-    free_port,
-    until,
-)
+from chassis_forks import PATIENCE_SECONDS
+from chassis_processes import Serving, answers, environment_of_sample, free_port, until
 from httpx2 import Client
 
 UVICORN = ("-m", "uvicorn", "chassis_sample.asgi:app")
@@ -34,7 +28,7 @@ OWN_LOGS = {
 
 @contextmanager
 def serving(*command: str, **variables: str) -> Iterator[Serving]:
-    """Run a server with the sample's application."""
+    """Run a server with the sample's application, of which nothing is imported before."""
     port = free_port()
     log = Path("server.log").absolute()
     with (

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
@@ -214,12 +212,3 @@ async def test_what_ended_long_ago_is_deleted_in_small_portions(
     await cleaning
     assert await read_states(session) == ["done", "dead", "waiting", "running"]
     assert await delete_ended(sessions, timedelta(days=7), Stop()) == 0
-
-
-def test_the_part_is_not_imported_for_another_command() -> None:
-    code = (
-        "import sys; from chassis import ChassisSettings, create_cli; "
-        "create_cli('a:b', settings=ChassisSettings); print('chassis.jobs' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -5,14 +5,14 @@ import json
 import re
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 
 import click
 import pytest
-from chassis_processes import command_of_sample, environment_of_sample
+from chassis_forks import Fork
+from chassis_processes import environment_of_sample, until
 from chassis_sample.main import Settings
 from click.testing import CliRunner, Result
 from sqlalchemy import text
@@ -195,22 +195,13 @@ def test_the_traceback_of_a_bug_has_nothing_else() -> None:
 
 
 def test_sigterm_ends_what_an_async_command_has_begun() -> None:
-    with subprocess.Popen(
-        command_of_sample("linger", "--seconds=30"),
-        env=environment_of_sample({}),
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        try:
-            messages = []
-            for line in process.stderr:
-                messages.append(json.loads(line)["message"])
-                if "has begun" in line:
-                    process.send_signal(signal.SIGTERM)
-        finally:
-            process.kill()
-    assert process.returncode == 128 + signal.SIGTERM
+    log = Path("linger.log")
+    arguments = ("chassis_sample", "linger", "--seconds=30")
+    with Fork(*arguments, environment=environment_of_sample({}), output=log) as process:
+        until(lambda: "has begun" in log.read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 128 + signal.SIGTERM
+    messages = [json.loads(line)["message"] for line in log.read_text().splitlines()]
     assert "sqlite:///data/app.db" in messages.pop(0)
     assert messages == ["the work has begun: hello", "the work was put down"]
 

@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,15 @@ from threading import Thread
 from typing import Annotated, Any
 
 import pytest
-from chassis_processes import answers, free_port, has_ipv6, run_sample, serving, until
+from chassis_forks import Fork
+from chassis_processes import (
+    answers,
+    environment_of_sample,
+    free_port,
+    has_ipv6,
+    serving,
+    until,
+)
 from fastapi import APIRouter, Depends, FastAPI
 from httpx2 import Client, TransportError
 
@@ -144,7 +150,6 @@ def test_sigterm_is_announced_before_the_server_stops() -> None:
         assert refusal.json()["detail"] == "The service is stopping."
         other = running.client.get("/process")
         assert (other.status_code, other.headers["connection"]) == (200, "close")
-        assert other.json()["alembic"] is False
 
         until(lambda: not answers(running.client))
         assert running.process.poll() is None
@@ -316,15 +321,6 @@ def test_a_lifespan_that_does_not_end_is_cancelled(
     assert "in hang" in caplog.text
 
 
-def test_what_serves_imports_no_other_command_and_no_supervisor() -> None:
-    program = "import sys, chassis.commands.cli, chassis.commands.serve; print(*sys.modules)"
-    command = [sys.executable, "-c", program]
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    others = {"doctor", "report", "supervisor"}
-    assert {f"chassis.commands.{name}" for name in others}.isdisjoint(loaded)
-    assert {"alembic", "psycopg"}.isdisjoint(loaded)
-
-
 def test_a_worker_that_dies_is_replaced_and_none_outlives_the_service() -> None:
     with serving("serve", "--workers", "2", APP_SERVER_DRAIN_SECONDS="60") as running:
         until(lambda: running.log.read_text().count("startup complete") == 2)
@@ -400,13 +396,13 @@ def test_a_route_that_cannot_be_served_as_it_is_is_said_in_one_line(
 
 def test_a_start_that_fails_in_the_workers_fails_the_service() -> None:
     Path("file").touch()
-    port = str(free_port())
-    failed = run_sample(
-        *("serve", "--workers", "2", "--port", port), APP_DATABASE_SQLITE_PATH="file/app.db"
-    )
-    assert failed.returncode == 3
-    assert "APP_DATABASE_SQLITE_PATH: " in failed.stderr
-    assert "Traceback" not in failed.stderr
+    environment = environment_of_sample({"APP_DATABASE_SQLITE_PATH": "file/app.db"})
+    arguments = ("chassis_sample", "serve", "--workers", "2", "--port", str(free_port()))
+    log = Path("server.log")
+    with Fork(*arguments, environment=environment, output=log) as process:
+        assert process.wait() == 3
+    assert "APP_DATABASE_SQLITE_PATH: " in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.parametrize(

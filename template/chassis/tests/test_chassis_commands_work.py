@@ -1,15 +1,13 @@
 """The command `work`: an application's jobs without its requests."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from subprocess import Popen
 
 import chassis_postbox
 import pytest
-from chassis_processes import PATIENCE_SECONDS, environment_of_sample, free_port, until
+from chassis_forks import Fork
+from chassis_processes import environment_of_sample, free_port, until
 from chassis_stock import Item, create_tables, executing
 from click.testing import CliRunner
 from sqlalchemy import select
@@ -19,8 +17,6 @@ from chassis.db import open_sessions, session_scope
 from chassis.db.sqlite.pragmas import version_warning
 from chassis.jobs import JobRecord
 from chassis.testing.environment import write_variables
-
-WORK = [sys.executable, "-m", "chassis_postbox", "work"]
 
 
 async def enqueue(settings: ChassisSettings, name: str, seconds: float) -> None:
@@ -33,16 +29,12 @@ def test_it_says_what_it_can_not_run() -> None:
     wrong = CliRunner().invoke(chassis_postbox.run, ["work", "--queue", "mial"])
     assert wrong.exit_code == 2
     assert "--queue: no job has the queue mial; there are default" in wrong.output
-    finished = subprocess.run(
-        [sys.executable, "-m", "chassis_sample", "work"],
-        env=environment_of_sample({}),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    assert finished.returncode == 1
-    assert "the application has no jobs: name them in main.py" in finished.stderr
+    log = Path("work.log")
+    with Fork(
+        "chassis_sample", "work", environment=environment_of_sample({}), output=log
+    ) as process:
+        assert process.wait() == 1
+    assert "the application has no jobs: name them in main.py" in log.read_text()
 
 
 @pytest.mark.anyio
@@ -54,16 +46,11 @@ async def test_it_runs_jobs_that_servers_leave_to_it_and_ends_what_it_is_at(
     await enqueue(settings, "long", 1)
     log = tmp_path / "work.log"
     variables = write_variables(settings) | {"APP_JOBS_IN_SERVER": "false"}
-    with (
-        log.open("wb") as output,
-        Popen(WORK, env=environment_of_sample(variables), stderr=output) as process,  # noqa: ASYNC220
-    ):
-        try:
-            until(lambda: log.read_text().count("begun: ") == 2)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE_SECONDS) == 0, log.read_text()
-        finally:
-            process.kill()
+    environment = environment_of_sample(variables)
+    with Fork("chassis_postbox", "work", environment=environment, output=log) as process:
+        until(lambda: log.read_text().count("begun: ") == 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0, log.read_text()
     assert "runs jobs of default, 4 at once" in log.read_text()
     is_sqlite = settings.database_target.backend == "sqlite"
     is_warned = is_sqlite and version_warning(2) is not None
@@ -89,16 +76,10 @@ async def test_it_names_a_job_that_catches_its_cancellation_and_ends_without_it(
         "APP_SERVER_PORT": str(free_port()),
     }
     environment = environment_of_sample(write_variables(settings) | limits)
-    with (
-        log.open("wb") as output,
-        Popen([*WORK[:-1], command], env=environment, stderr=output) as process,  # noqa: ASYNC220
-    ):
-        try:
-            until(lambda: "insist: it caught CancelledError, and goes on" in log.read_text())
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE_SECONDS) == 1
-        finally:
-            process.kill()
+    with Fork("chassis_postbox", command, environment=environment, output=log) as process:
+        until(lambda: "insist: it caught CancelledError, and goes on" in log.read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 1
     assert "the process ends without job 1: caught CancelledError, and went on" in log.read_text()
 
 
@@ -116,18 +97,12 @@ async def test_only_a_second_ctrl_c_cuts_its_stop_short(
     await enqueue(settings, "long", seconds)
     log = tmp_path / "work.log"
     environment = environment_of_sample(write_variables(settings))
-    with (
-        log.open("wb") as output,
-        Popen(WORK, env=environment, stderr=output) as process,  # noqa: ASYNC220
-    ):
-        try:
-            until(lambda: "begun: " in log.read_text())
-            for sign in signs:
-                process.send_signal(sign)
-                time.sleep(0.2)  # noqa: ASYNC251
-            assert process.wait(PATIENCE_SECONDS) == status, log.read_text()
-        finally:
-            process.kill()
+    with Fork("chassis_postbox", "work", environment=environment, output=log) as process:
+        until(lambda: "begun: " in log.read_text())
+        for sign in signs:
+            process.send_signal(sign)
+            time.sleep(0.2)  # noqa: ASYNC251
+        assert process.wait() == status, log.read_text()
     assert "Traceback" not in log.read_text()
     assert ("stopped at once, as Ctrl-C was pressed again" in log.read_text()) == (status != 0)
     with executing(settings) as connection:

@@ -5,7 +5,6 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -15,6 +14,7 @@ from string import ascii_uppercase, digits
 import psycopg
 import pytest
 from chassis_depot import Depot, written
+from chassis_forks import run_code
 from chassis_logins import administered, role
 from chassis_stock import only_on
 from chassis_warehouse import counted, fill, read, tickets
@@ -568,7 +568,7 @@ copy.copy_to_postgres(package, settings, parse_url(there, "TARGET_URL"), track=t
 
 def copy_until(
     move: Move, step: str, chunk: int, seconds: float
-) -> "subprocess.CompletedProcess[bytes]":
+) -> "subprocess.CompletedProcess[str]":
     """Copy in a process that is killed so many seconds after a chunk of a step."""
     url = move.there.database_url
     assert url is not None
@@ -576,13 +576,9 @@ def copy_until(
         *(move.depot.package, f"sqlite:///{move.file}", url.get_secret_value()),
         *(step, str(chunk), str(seconds)),
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(move.file.parent)])},
-        check=False,
-        capture_output=True,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+    paths = os.pathsep.join([str(TESTS), str(move.file.parent)])
+    done = run_code(KILLED, *arguments, PYTHONPATH=paths)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done
 
 

@@ -1,7 +1,6 @@
 """What models are made of: alike on both databases, for the session and for statements of Core."""
 
 import asyncio
-import multiprocessing
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from unicodedata import normalize
 from uuid import RFC_4122, UUID
 
 import pytest
+from chassis_forks import FORKS
 from chassis_stock import create_tables, executing
 from sqlalchemy import (
     ForeignKey,
@@ -286,7 +286,7 @@ def make_keys(count: int) -> list[tuple[int, UUID, int]]:
 
 
 def test_uuids_rise_across_four_processes() -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
+    with FORKS.Pool(4) as pool:
         runs = pool.map(make_keys, [5000] * 4, chunksize=1)
     keys = [made for run in runs for made in run]
     assert len({key for _, key, _ in keys}) == 20_000

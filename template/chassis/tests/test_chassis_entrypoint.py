@@ -8,7 +8,8 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-from chassis_processes import FOLDERS, PATIENCE_SECONDS, until
+from chassis_forks import PATIENCE_SECONDS
+from chassis_processes import FOLDERS, until
 from sqlalchemy import inspect
 
 from chassis import ChassisSettings

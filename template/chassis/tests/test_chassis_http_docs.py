@@ -1,13 +1,12 @@
 """The page /docs from a package: its policy and its files. Browsers are asked elsewhere."""
 
-import subprocess
-import sys
 from base64 import b64encode
 from hashlib import sha256
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from chassis_forks import run_code
 from chassis_stock import changed, create_stock, started
 
 from chassis import ChassisSettings
@@ -125,9 +124,8 @@ async def test_the_page_is_there_where_every_route_needs_a_caller(
 
 
 def run(program: str) -> list[str]:
-    finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    finished = run_code(program)
+    assert finished.returncode == 0, finished.stderr
     return finished.stdout.split()
 
 

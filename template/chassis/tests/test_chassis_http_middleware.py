@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 ORIGIN = "https://app.example.com"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SWITCHED_OFF = (
+    "alembic",
     "asgiref",
     "azure.keyvault",
     "boto3",
@@ -33,6 +34,7 @@ SWITCHED_OFF = (
     "opentelemetry.exporter",
     "opentelemetry.sdk",
     "prometheus_client",
+    "psycopg",
     "starlette.middleware.cors",
 )
 PROGRAM = """

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from traceback import format_exception
@@ -270,15 +268,15 @@ async def test_a_key_is_of_its_caller_and_its_route(app: FastAPI, http: AsyncCli
     assert await count(app) == 3
 
 
-@pytest.mark.parametrize(
-    "key", ["", " ", '""', '"a', "a b", "a,b", '"a";p=1', "a\\b", "ä", "x" * 256, '"a", "b"']
-)
 async def test_a_malformed_key_is_a_problem_that_names_the_header(
-    app: FastAPI, http: AsyncClient, key: str
+    app: FastAPI, http: AsyncClient
 ) -> None:
-    refused = await http.post("/v1/others", headers=[(b"Idempotency-Key", key.encode("latin-1"))])
-    assert refused.status_code == 400
-    assert "Idempotency-Key" in refused.json()["detail"]
+    wrong = ["", " ", '""', '"a', "a b", "a,b", '"a";p=1', "a\\b", "ä", "x" * 256, '"a", "b"']
+    for key in wrong:
+        headers = [(b"Idempotency-Key", key.encode("latin-1"))]
+        refused = await http.post("/v1/others", headers=headers)
+        assert refused.status_code == 400, key
+        assert "Idempotency-Key" in refused.json()["detail"]
     assert await count(app) == 0
 
 
@@ -609,15 +607,6 @@ async def test_without_a_lock_the_table_keeps_two_from_doing_the_same(
         assert ((await first).status_code, refusal.status_code) == (200, 409)
         assert refusal.headers["retry-after"] == "1"
         assert await count(apps[0]) == 1
-
-
-def test_a_service_without_it_imports_nothing_of_it() -> None:
-    program = "import sys, chassis.app, chassis.commands.cli; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert "chassis.app" in done.stdout
-    assert "chassis.idempotency" not in done.stdout
 
 
 Again = Annotated[IdempotentTransaction, idempotent_transaction(caller=find_user)]

@@ -16,6 +16,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
+from chassis_processes import environment_of_sample
 
 import chassis
 
@@ -202,15 +203,60 @@ def test_an_import_of_the_service_is_found(copy: Path) -> None:
     assert imports_of_strangers(copy) == ["chassis.app imports my_service.models.Item"]
 
 
-def test_neither_alembic_nor_its_driver_is_imported_at_start() -> None:
-    program = "import sys, chassis, chassis.app, chassis.db; print(*sys.modules)"
-    finished = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+SERVE = """
+import threading, time
+from chassis.commands.listening import open_sockets
+from chassis.commands.serve import Server
 
-    loaded = {name.partition(".")[0] for name in finished.stdout.split()}
-    assert "chassis" in loaded
-    assert loaded.isdisjoint({"alembic", "mako", "psycopg"})
+server = Server("chassis_sample.main:create_service", ChassisSettings())
+thread = threading.Thread(target=server.run, args=(open_sockets("127.0.0.1", 0),))
+thread.start()
+while thread.is_alive() and not server.started:
+    time.sleep(0.01)
+assert server.started
+server.should_exit = True
+thread.join()
+"""
+# What one process does, step by step, and what it has not imported after each of them.
+STEPS: dict[str, set[str]] = {
+    "import chassis, chassis.app, chassis.db": {"alembic", "mako", "psycopg"},
+    "import chassis.commands.cli": {"chassis.idempotency", "chassis.pages"},
+    "from chassis import ChassisSettings, create_cli\n"
+    "create_cli('a:b', settings=ChassisSettings)": {"chassis.jobs"},
+    "import chassis.commands.serve": {
+        "alembic",
+        "chassis.commands.doctor",
+        "chassis.commands.report",
+        "chassis.commands.supervisor",
+        "psycopg",
+    },
+    SERVE: {"alembic"},
+    "import chassis.testing": {"chassis.auth", "jwt"},
+    "import chassis.auth, chassis.auth.errors": {"chassis.auth.tokens", "cryptography", "jwt"},
+}
+
+
+@cache
+def take_steps() -> dict[str, list[str]]:
+    """Return the modules that are imported after each step."""
+    program = "\n".join(["import sys", *(f"{step}\nprint(*sys.modules)" for step in STEPS)])
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment_of_sample({}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stdout.splitlines()
+    return {step: line.split() for step, line in zip(STEPS, lines, strict=True)}
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.splitlines()[0])
+def test_what_is_not_needed_is_not_imported(step: str) -> None:
+    loaded = take_steps()[step]
+    assert "chassis.app" in loaded
+    assert not [name for name in loaded for one in STEPS[step] if f"{name}.".startswith(f"{one}.")]
 
 
 # What another database, another command or a part uses. Each costs time at every start, and memory.

@@ -3,19 +3,18 @@
 import asyncio
 import json
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from subprocess import Popen
 from typing import Annotated, Any
 
 import chassis_postbox
 import pytest
+from chassis_forks import Fork
 from chassis_processes import environment_of_sample
 from chassis_stock import (
     Item,
@@ -591,16 +590,11 @@ async def test_a_job_is_a_function_as_well(settings: ChassisSettings) -> None:
     assert courier.sent == [(7, run, date(2026, 1, 1), None)]
 
 
-@contextmanager
-def working(settings: ChassisSettings, log: Path, **variables: str) -> Iterator[Popen[bytes]]:
+def working(settings: ChassisSettings, log: Path, **variables: str) -> Fork:
     """Run a worker process."""
-    command = [sys.executable, "-m", "chassis_postbox", "work", "--concurrency", "8"]
     environment = environment_of_sample({**write_variables(settings), **variables})
-    with log.open("wb") as output, Popen(command, env=environment, stderr=output) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    command = ("chassis_postbox", "work", "--concurrency", "8")
+    return Fork(*command, environment=environment, output=log)
 
 
 async def until_begun(log: Path) -> None:

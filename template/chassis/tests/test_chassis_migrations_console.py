@@ -1,9 +1,6 @@
 """`alembic` as people call it: it prints what it did, and an expected failure is one line."""
 
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.config import main
 from chassis_depot import Depot, written
+from chassis_forks import run_code
 from chassis_stock import executing, only_on
 from sqlalchemy import text
 
@@ -67,13 +65,8 @@ def print_all(config: Path, *commands: str) -> tuple[str, str]:
         "for command in sys.argv[2:]:\n"
         "    main(['--config', sys.argv[1], *command.split()]); print('.')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(config), *commands],
-        env={**os.environ, "PYTHONPATH": str(config.parent)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_code(program, str(config), *commands, PYTHONPATH=str(config.parent))
+    assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
 

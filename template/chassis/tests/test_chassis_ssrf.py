@@ -2,13 +2,12 @@
 
 import asyncio
 import socket
-import subprocess
-import sys
 import time
 from typing import Any
 
 import httpx2
 import pytest
+from chassis_forks import run_code
 
 from chassis.ssrf import PrivateAddressError, public_transport, resolve_public_address
 from chassis.testing import Receiver
@@ -143,5 +142,4 @@ def test_a_service_without_httpx2_is_told_so_when_it_needs_it() -> None:
     code = (
         "import sys; sys.modules['httpx2'] = None; from chassis.ssrf import *; public_transport()"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "public_transport needs httpx2: uv add httpx2" in ended.stderr
+    assert "public_transport needs httpx2: uv add httpx2" in run_code(code).stderr

@@ -4,8 +4,6 @@ import asyncio
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +14,7 @@ from typing import Any
 
 import chassis_beside
 import pytest
+from chassis_forks import Fork
 from chassis_processes import environment_of_sample, free_port, serving, until
 from chassis_stock import started
 from fastapi import FastAPI, WebSocket
@@ -278,47 +277,23 @@ def test_an_open_stream_ends_when_the_drain_does(drain: str) -> None:
 
 
 def test_another_server_tells_a_loop_when_the_lifespan_ends() -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "uvicorn", f"{MODULE}:create_service", "--factory"]
+    arguments = (f"{MODULE}:create_service", "--factory", f"--port={free_port()}")
+    environment = environment_of_sample({"APP_LINGER_SECONDS": "0.5"})
     log = Path("uvicorn.log")
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [*command, f"--port={port}"],
-            env=environment_of_sample({"APP_LINGER_SECONDS": "0.5", "PYTHONUNBUFFERED": "1"}),
-            stdout=output,
-            stderr=output,
-        ) as process,
-    ):
-        try:
-            until(lambda: "Uvicorn running" in log.read_text())
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
-        finally:
-            process.kill()
+    with Fork("uvicorn", *arguments, environment=environment, output=log) as process:
+        until(lambda: "Uvicorn running" in log.read_text())
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
     assert "Application shutdown complete" in log.read_text()
     assert "cancelled" not in log.read_text()
 
 
 @contextmanager
-def working(**variables: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def working(**variables: str) -> Iterator[tuple[Fork, Path]]:
     log = Path("work.log")
-    # Where pytest itself runs in the background, Ctrl-C is ignored, and by what it starts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [sys.executable, "-m", MODULE, "loop"],
-            env=environment_of_sample(variables),
-            stderr=output,
-        ) as process,
-    ):
-        signal.signal(signal.SIGINT, before)
-        try:
-            until(lambda: log.read_text().count("the loop has begun") == 2)
-            yield process, log
-        finally:
-            process.kill()
+    with Fork(MODULE, "loop", environment=environment_of_sample(variables), output=log) as process:
+        until(lambda: log.read_text().count("the loop has begun") == 2)
+        yield process, log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

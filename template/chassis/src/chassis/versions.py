@@ -1,8 +1,10 @@
 """The version of a service, which its distribution has."""
 
+from functools import cache
 from importlib.metadata import entry_points
 
 
+@cache
 def find_version(package: str) -> str | None:
     """Return the version of the distribution whose command is in a package; None if there is none.
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -36,7 +35,6 @@ async def process(request: Request) -> dict[str, object]:
     settings: Settings = request.app.state.settings
     return {
         "pid": os.getpid(),
-        "alembic": "alembic" in sys.modules,
         "client": request.client.host if request.client else None,
         "greeting": settings.greeting,
     }
