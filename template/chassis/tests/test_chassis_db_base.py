@@ -108,9 +108,11 @@ class Lazy(Sample):
     __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: ChassisSettings) -> None:
+@pytest.fixture
+def settings(settings: ChassisSettings) -> ChassisSettings:
+    """Give settings on a database with the tables."""
     create_tables(settings)
+    return settings
 
 
 async def read_again(session: AsyncSession, column: Any) -> Any:

@@ -130,10 +130,12 @@ class Plain(Foreign):
     name: Mapped[str] = mapped_column(unique=True, info=conflict("name", "It is taken."))
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: ChassisSettings) -> None:
+@pytest.fixture
+def settings(settings: ChassisSettings) -> ChassisSettings:
+    """Give settings on a database with the tables."""
     create_tables(settings, Apart.metadata)
     create_tables(settings, Foreign.metadata)
+    return settings
 
 
 async def break_rule(session: AsyncSession, statement: Executable, rows: Any = None) -> Any:

@@ -86,11 +86,13 @@ ZONED = ("zoned", "stamp", "precise", "native", "ours")
 DOCUMENTS = ("meta", "json", "jsonb")
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: DatabaseSettings) -> None:
+@pytest.fixture
+def settings(settings: DatabaseSettings) -> DatabaseSettings:
+    """Give settings on a database with the tables."""
     with open_connection(settings) as connection:
         Sample.metadata.create_all(connection)
         connection.commit()
+    return settings
 
 
 @pytest.mark.parametrize("name", ZONED)

@@ -86,9 +86,11 @@ NOTES = LongNote.metadata.tables["note"]
 NAMES = ("labels", "meta", "plain", "wrapped", "variant", "deferred", "more")
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: DatabaseSettings) -> None:
+@pytest.fixture
+def settings(settings: DatabaseSettings) -> DatabaseSettings:
+    """Give settings on a database with the tables."""
     create_tables(settings, Sample.metadata)
+    return settings
 
 
 async def read_again(session: AsyncSession, name: str) -> Any:

@@ -96,9 +96,11 @@ class Person(Account):
 ORDER = Order.metadata.tables["order"]
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: ChassisSettings) -> None:
+@pytest.fixture
+def settings(settings: ChassisSettings) -> ChassisSettings:
+    """Give settings on a database with the tables."""
     create_tables(settings, Apart.metadata)
+    return settings
 
 
 async def count_statements(session: AsyncSession, work: Any) -> list[str]:

@@ -51,9 +51,11 @@ from chassis.db.errors import SessionPlanError
 COUNT = select(func.count(Item.id))
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: ChassisSettings) -> None:
+@pytest.fixture
+def settings(settings: ChassisSettings) -> ChassisSettings:
+    """Give settings on a database with the tables."""
     create_tables(settings)
+    return settings
 
 
 async def add_item(session: AsyncSession) -> None:

@@ -56,9 +56,11 @@ ITEMS = Base.metadata.tables["item"]
 PlainSession = Annotated[AsyncSession, Depends(get_db_session)]
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: ChassisSettings) -> None:
+@pytest.fixture
+def settings(settings: ChassisSettings) -> ChassisSettings:
+    """Give settings on a database with the tables."""
     create_tables(settings)
+    return settings
 
 
 async def add_item(session: AsyncSession, name: str | None = None, quantity: int = 0) -> int:

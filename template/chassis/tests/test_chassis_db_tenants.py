@@ -202,20 +202,17 @@ READS: dict[str, tuple[Read, list[int], list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", READS)
 @pytest.mark.parametrize("factory", ["write", "read"])
-async def test_a_session_reads_the_rows_of_its_tenant(
-    sessions: Sessions, name: str, factory: str
-) -> None:
-    read, *expected = READS[name]
-    for _ in range(2):  # of the cache of statements, too
-        for tenant, ids in zip("ab", expected, strict=True):
-            with tenant_scope(tenant):
-                async with open_session(getattr(sessions, factory)) as session:
-                    assert await read(session) == ids
-    async with open_session(getattr(sessions, factory)) as session:
-        with pytest.raises(TenantError, match="without a tenant"):
-            await read(session)
+async def test_a_session_reads_the_rows_of_its_tenant(sessions: Sessions, factory: str) -> None:
+    for name, (read, *expected) in READS.items():
+        for _ in range(2):  # of the cache of statements, too
+            for tenant, ids in zip("ab", expected, strict=True):
+                with tenant_scope(tenant):
+                    async with open_session(getattr(sessions, factory)) as session:
+                        assert await read(session) == ids, name
+        async with open_session(getattr(sessions, factory)) as session:
+            with pytest.raises(TenantError, match="without a tenant"):
+                await read(session)
 
 
 async def test_a_key_of_another_tenant_is_not_found(sessions: Sessions) -> None:

@@ -106,11 +106,13 @@ class Reading(Measure):
     badge: Mapped[UUID | None] = mapped_column(POSTGRES_UUID)
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: DatabaseSettings) -> None:
+@pytest.fixture
+def settings(settings: DatabaseSettings) -> DatabaseSettings:
+    """Give settings on a database with the tables."""
     with open_connection(settings) as connection:
         Measure.metadata.create_all(connection)
         connection.commit()
+    return settings
 
 
 async def store(session: AsyncSession, **values: Any) -> Reading:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, time
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,15 +75,17 @@ class Draft(Apart):
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: ChassisSettings) -> None:
+@pytest.fixture
+def settings(settings: ChassisSettings) -> ChassisSettings:
+    """Give settings on a database with the tables."""
     create_tables(settings)
     create_tables(settings, Draft.metadata)
+    return settings
 
 
-@asynccontextmanager
-async def serving(settings: ChassisSettings) -> AsyncIterator[AsyncClient]:
-    """Start an application with the routes of these tests."""
+@cache
+def create_router() -> APIRouter:
+    """Build the routes of these tests."""
     router = APIRouter(responses=problem_responses(409))
 
     @router.post("/items")
@@ -170,7 +173,13 @@ async def serving(settings: ChassisSettings) -> AsyncIterator[AsyncClient]:
         found.title = "second"
         await session.commit()
 
-    async with started(create_stock(settings, router)) as client:
+    return router
+
+
+@asynccontextmanager
+async def serving(settings: ChassisSettings) -> AsyncIterator[AsyncClient]:
+    """Start an application with these routes."""
+    async with started(create_stock(settings, create_router())) as client:
         yield client
 
 

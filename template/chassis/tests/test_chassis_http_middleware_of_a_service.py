@@ -28,9 +28,11 @@ pytestmark = pytest.mark.anyio
 LIMIT = 1000
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: ChassisSettings) -> None:
+@pytest.fixture
+def settings(settings: ChassisSettings) -> ChassisSettings:
+    """Give settings on a database with the tables."""
     create_tables(settings)
+    return settings
 
 
 class Note(BaseModel):

@@ -29,9 +29,11 @@ from chassis.http.problems import MEDIA_TYPE
 PLACES = ("/app", "/app/inner", "/router", "/plain/app")
 
 
-@pytest.fixture(autouse=True)
-def _tables(settings: ChassisSettings) -> None:
+@pytest.fixture
+def settings(settings: ChassisSettings) -> ChassisSettings:
+    """Give settings on a database with the tables."""
     create_tables(settings)
+    return settings
 
 
 async def settings_of(connection: HTTPConnection) -> ChassisSettings:

@@ -313,7 +313,7 @@ async def test_a_request_that_is_sent_again_meanwhile_is_a_409(
                 return answer.status_code, answer.content
             assert answer.headers["retry-after"] == "1"
             conflicts.append(answer.json()["errors"][0]["type"])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
 
     conflicts: list[str] = []
     answers = {*await asyncio.gather(*(send() for _ in range(50)))}

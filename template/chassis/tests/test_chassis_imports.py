@@ -203,7 +203,7 @@ def test_an_import_of_the_service_is_found(copy: Path) -> None:
     assert imports_of_strangers(copy) == ["chassis.app imports my_service.models.Item"]
 
 
-SERVE = """
+SERVE = """\
 import threading, time
 from chassis.commands.listening import open_sockets
 from chassis.commands.serve import Server
