@@ -327,6 +327,25 @@ def test_a_conflict_is_named_and_nothing_is_pushed(origin: Origin) -> None:
     assert (origin.tip(), origin.calls()) == ("", [])
 
 
+def test_a_service_in_a_folder_of_a_monorepo_is_proposed(origin: Origin) -> None:
+    root, service = origin.project.folder, origin.project.folder / "services" / "stock"
+    service.mkdir(parents=True)
+    for path in [path for path in root.iterdir() if path.name not in (".git", "services")]:
+        path.rename(service / path.name)
+    origin.push("Move into a monorepo")
+    program = "services/stock/chassis/tools/template_update.py"
+
+    assert f"{NEXT} is proposed\n" in origin.propose(program).check()
+
+    changed = git(origin.bare, "diff", "--name-only", "main", BRANCH).split()
+    assert {Path(name).parts[:3] for name in changed} == {
+        ("services", "stock", "chassis"),
+        ("services", "stock", ANSWERS_FILE),
+    }
+    origin.know("OPEN")
+    assert "is proposed already" in origin.propose(program).check()
+
+
 def test_a_chassis_that_was_moved_is_refused(origin: Origin) -> None:
     """Copier would update nothing, and record the new version."""
     origin.project.path("libs").mkdir()

@@ -320,6 +320,36 @@ MAKER_AND_BOLTS = """
 """
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_revision_that_ends_its_transaction_is_an_error(
+    depot: Depot, settings: ChassisSettings, end: str
+) -> None:
+    depot.add("1", "pass")
+    upgrade(depot.package, settings)
+    depot.add("2", f"op.get_bind().{end}()")
+
+    with pytest.raises(CommandError, match=r"ended its transaction itself.*autocommit_block"):
+        upgrade(depot.package, settings)
+
+
+def test_the_session_of_a_revision_commits_with_it(depot: Depot, settings: ChassisSettings) -> None:
+    insert = "session.execute(sa.text('INSERT INTO part VALUES (1)')); session.commit()"
+    body = f"""op.create_table('part', sa.Column('id', sa.Integer))
+    from sqlalchemy.orm import Session
+    session = Session(bind=op.get_bind())
+    {insert}"""
+    depot.add("1", f"{body}; raise RuntimeError('later')")
+    with pytest.raises(RuntimeError, match="later"):
+        upgrade(depot.package, settings)
+    depot.branch_from(None)
+    depot.add("1", body)
+
+    upgrade(depot.package, settings)
+
+    with open_connection(settings) as connection:
+        assert connection.scalars(text("SELECT id FROM part")).all() == [1]
+
+
 def test_a_parent_table_that_is_made_anew_keeps_its_child_rows(
     depot: Depot, settings: ChassisSettings
 ) -> None:

@@ -202,6 +202,17 @@ def test_a_check_of_a_column_that_goes_is_named_where_only_sqlite_keeps_it(
         check_migrations(depot.package, settings, engine="sqlite")
 
 
+def test_a_type_that_sqlite_cannot_cast_to_is_named_with_the_way_round(
+    depot: Depot, settings: ChassisSettings
+) -> None:
+    depot.add("1", "op.create_table('bin', sa.Column('x', sa.Date))")
+    change = "batch.alter_column('x', type_=sa.DateTime())"
+    depot.add("2", f"\n    with op.batch_alter_table('bin') as batch:\n        {change}")
+
+    with pytest.raises(CommandError, match=r"can't cast to DateTime.*add a column, fill it"):
+        check_migrations(depot.package, settings, engine="sqlite")
+
+
 def test_one_engine_can_be_left_out(depot: Depot, settings: ChassisSettings) -> None:
     only_on("postgres", settings)
     depot.add("1", "op.execute('SELECT gen_random_uuid()')")

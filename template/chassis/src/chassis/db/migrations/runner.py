@@ -98,7 +98,21 @@ def _migrate(
             if is_sqlite and settings.database_sqlite_foreign_keys and progress.has_migrated:
                 _check_foreign_keys(connection)
             attempt.may_commit = True
+        _refuse_own_commit(connection)
         progress.report(context)
+
+
+def _refuse_own_commit(connection: Connection) -> None:
+    """Raise alembic.util.CommandError if the transaction was not Alembic's any more at its end."""
+    from alembic.util import CommandError
+
+    if connection.in_transaction():
+        raise CommandError(
+            "a revision ended its transaction itself, by commit() or rollback() of op.get_bind(): "
+            "what ran after that is undone, and the revision counts as not run. Leave it out, as "
+            "Alembic commits, or use op.get_context().autocommit_block(); see what is there before "
+            "it is migrated again"
+        )
 
 
 def _create_schema(connection: Connection, name: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import CompileError, DBAPIError
 
 from ...errors import sqlstate
 from ..scripts import read_revisions
@@ -118,6 +118,8 @@ def _describe_reason(error: Exception) -> str:
 
 
 def _find_cure(error: Exception) -> str | None:
+    if isinstance(error, CompileError) and "can't cast" in str(error):
+        return "for another type add a column, fill it in Python, and drop the old one"
     if not isinstance(error, DBAPIError):
         return None
     reason, code = str(error.orig), sqlstate(error)
