@@ -16,6 +16,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NoOpTracer, Tracer, TracerProvider
 from pydantic import BaseModel
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Route
 
@@ -219,6 +220,17 @@ def test_an_option_that_the_chassis_owns_is_refused(settings: ChassisSettings, o
 def test_an_unknown_option_is_no_option(settings: ChassisSettings) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'titel'"):
         create_stock(settings, titel="Shop")
+
+
+async def test_a_middleware_that_the_chassis_has_further_outside_is_warned_of(
+    settings: ChassisSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind, count in ((GZipMiddleware, 0), (CORSMiddleware, 1)):
+        app = create_stock(settings, middleware=[Middleware(kind)])
+        async with started(app) as client:
+            await client.get("/livez")
+            await client.get("/livez")
+        assert caplog.text.count("set APP_HTTP_CORS_ORIGINS") == count
 
 
 @pytest.mark.parametrize("status", [500, Exception])

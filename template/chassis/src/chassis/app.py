@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+_CORS = "CORSMiddleware"
 # Options of FastAPI that the chassis owns, and what to use instead.
 _OWNED_OPTIONS = {
     "debug": "would show tracebacks to clients; they are in the log, with APP_LOG_LEVEL=DEBUG more",
@@ -137,6 +138,12 @@ class _Application(FastAPI):
     def surround(self) -> ASGIApp:
         """Build what is around FastAPI: checks and limits, and where it is wanted, CORS."""
         settings: ChassisSettings = self.state.settings
+        if any(getattr(each.cls, "__name__", "") == _CORS for each in self.user_middleware):
+            logger.warning(
+                "%s of the service's own reaches neither a 500 nor what is refused before it "
+                "(400, 413, 504), so that pages can't read why: set APP_HTTP_CORS_ORIGINS",
+                _CORS,
+            )
         enclose_middleware(self)
         _adopt_mounted(self, self.routes, "")
         if self.tracing is not None:
