@@ -94,7 +94,8 @@ class Service:
                 start_new_session=True,
             )
             try:
-                with httpx2.Client(base_url=f"http://{HOST}:{port}", trust_env=False) as client:
+                url = f"http://{HOST}:{port}"
+                with httpx2.Client(base_url=url, trust_env=False, verify=False) as client:
                     wait_until_it_answers(client, process, log)
                     yield client
             finally:

@@ -88,7 +88,11 @@ def served(
         )
     limits = httpx2.Limits(max_connections=50)
     with httpx2.Client(
-        base_url=f"http://{HOST}:{port}", trust_env=False, timeout=30, limits=limits
+        base_url=f"http://{HOST}:{port}",
+        trust_env=False,
+        verify=False,
+        timeout=30,
+        limits=limits,
     ) as client:
         try:
             made = Ledger(process, client, log)
