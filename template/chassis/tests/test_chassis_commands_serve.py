@@ -80,6 +80,11 @@ def test_a_response_names_no_server_and_leaves_no_access_line(
     assert "uvicorn.access" not in {record.name for record in caplog.records}
 
 
+def test_what_the_start_made_is_not_searched_for_garbage_while_requests_wait() -> None:
+    with serving("serve") as running:
+        assert running.client.get("/process").json()["frozen"] > 50_000
+
+
 @pytest.mark.parametrize(
     ("trusted", "client"), [("127.0.0.0/8", "203.0.113.7"), ("10.0.0.0/8, ::1", "127.0.0.1")]
 )

@@ -1,6 +1,7 @@
 """The sample's application."""
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -35,6 +36,7 @@ async def process(request: Request) -> dict[str, object]:
     settings: Settings = request.app.state.settings
     return {
         "pid": os.getpid(),
+        "frozen": gc.get_freeze_count(),
         "client": request.client.host if request.client else None,
         "greeting": settings.greeting,
     }
