@@ -33,7 +33,7 @@ class Room:
 # Lines as `wc -l` counts them. A budget is lowered when its room got smaller; raising one is a
 # decision to be argued in the commit.
 ROOMS = (
-    Room("src/chassis", 847),
+    Room("src/chassis", 849),
     Room("src/chassis/http", 1862),
     Room("src/chassis/observe", 765),
     Room("src/chassis/db", 2513),
