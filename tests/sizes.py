@@ -43,7 +43,7 @@ ROOMS = (
     Room("src/chassis/commands", 2404),
     # These run when a service is deployed, tested or updated: no request waits for them.
     Room("src/chassis/db/migrations", 1567, in_core=False),
-    Room("src/chassis/db/copying", 1949, in_core=False),
+    Room("src/chassis/db/copying", 1951, in_core=False),
     # Parts, which only who uses them imports.
     Room("src/chassis/auth", 919, in_core=False),
     Room("src/chassis/db/address/secrets.py", 122, in_core=False),

@@ -27,7 +27,8 @@ from chassis.db.migrations.upgrade import upgrade
 
 FULL = os.environ.get("CHASSIS_TEST_SCALE") == "full"
 ROWS = 1_000_000 if FULL else 20_000
-MOST_MEBIBYTES = 200
+# Above what the process has before: the interpreter's own memory differs by its release.
+MOST_MEBIBYTES = 126
 CREATE = """import chassis_warehouse as warehouse
     warehouse.metadata.create_all(op.get_bind())
     for number in range(11):
@@ -60,6 +61,9 @@ from chassis.db.copying.copy import copy_to_postgres
 package, here, there = sys.argv[1:]
 began, seconds = {}, {}
 
+def read_peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+
 @contextmanager
 def track(step, rows):
     began[step] = time.monotonic()
@@ -67,8 +71,9 @@ def track(step, rows):
     seconds[step] = time.monotonic() - began[step]
 
 settings = DatabaseSettings(database_url=SecretStr(here))
+before = read_peak()
 report = copy_to_postgres(package, settings, parse_url(there, "TARGET_URL"), track=track)
-memory = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+memory = read_peak() - before
 seconds["both"] = began["copying"] + seconds["copying"] - began["checking"]
 print(json.dumps({"rows": report.rows, "all": report.seconds, "memory": memory, **seconds}))
 """

@@ -93,8 +93,10 @@ class SourceFile:
         for row in self._driver.execute(query):
             rows.append(row)
             for place in unbounded:
-                if type(value := row[place]) in (str, bytes):
-                    size += len(value)
+                if type(row[place]) in (str, bytes):
+                    size += len(row[place])
+            # A large row is not kept while the next one is read.
+            del row
             if len(rows) == _CHUNK_ROWS or size > _CHUNK_BYTES:
                 yield rows
                 rows, size = [], 0
