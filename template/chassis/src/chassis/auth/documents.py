@@ -64,7 +64,7 @@ class Documents:
 
 
 class _Answer:
-    """An answer of HTTP while it comes; its methods are what httptools calls."""
+    """An answer of HTTP while it comes; httptools calls what is named `on_`."""
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)

@@ -66,13 +66,14 @@ class Schedule:
         # A part of a name is a folder: Europe.
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(f"{self}: there is no such time zone: Europe/Berlin is one") from None
+        # Raises ValueError for what is no time, or never comes.
         self.find_next(datetime.now(UTC))
 
     def __str__(self) -> str:
         return self._text
 
     def find_next(self, after: datetime) -> datetime:
-        """Return the first tick after a moment."""
+        """Return the first tick after a moment, in UTC."""
         return next(self._find_ticks(after))
 
     def find_due(self, last: datetime, now: datetime) -> datetime | None:

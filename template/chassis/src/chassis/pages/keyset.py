@@ -13,7 +13,7 @@ from .keys import read_key, split_after
 from .query import Page, PageRequest
 from .uniqueness import Statement, check_unique, read_sources
 
-# Of a key, among the columns and among the parameters.
+# The name of a key, as a column and as a parameter.
 _NAME = "page_key_{}"
 _INSTEAD = {
     "order_by": "the order follows it, keyset(select(…), Order.id.desc())",

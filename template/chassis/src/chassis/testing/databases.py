@@ -34,7 +34,7 @@ class Databases(ABC):
 
     @contextmanager
     def prepared(self, migrate: Migrate) -> Iterator[None]:
-        """Migrate one database, for `migrated` to copy."""
+        """Migrate one database, for `migrated` to copy within the block."""
         with self._temporary() as template:
             migrate(self._url_of(template))
             self._template = template

@@ -55,7 +55,7 @@ class DatabaseTarget:
 
     @property
     def masked(self) -> str:
-        """The target for people: no password, no parameters."""
+        """The target for messages and logs: no password, no parameters."""
         match self.backend:
             case "sqlite":
                 return f"sqlite:///{self.url.database}"

@@ -38,7 +38,9 @@ logger = logging.getLogger(__name__)
 def run_command(
     context: Any, settings: DatabaseSettings, environment: MigrationEnvironment
 ) -> None:
-    """Run the command of Alembic's `context`; a table in use is waited for in short tries.
+    """Run the command of Alembic's `context`, or print its SQL if it is offline.
+
+    A table in use is waited for in short tries.
 
     Raise UnknownRevisionError or UnversionedDatabaseError for a database that is not the code's.
     """

@@ -24,7 +24,7 @@ KINDS = {
 class CatalogueEntry:
     """A table, or something that belongs to one, with what the engine records of it.
 
-    `statement` makes an index again, on both engines where that is possible.
+    `statement` makes an index again; where that is possible, it does so on either engine.
     """
 
     schema: str | None

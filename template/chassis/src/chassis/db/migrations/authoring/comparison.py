@@ -221,6 +221,7 @@ class _TableComparison:
 
 
 def _modify_table(table: Table, steps: Iterable[MigrateOperation]) -> list[MigrateOperation]:
+    """Return the steps as one step of their table, or nothing if there are none."""
     steps = list(steps)
     return [ModifyTableOps(table.name, steps, schema=table.schema)] if steps else []
 

@@ -122,5 +122,6 @@ class _Recorder(StringIO):
 
 
 def _find_line(path: str) -> int:
+    """Return the line that a revision's file is at now, as it runs; 1 if it does not."""
     lines = (line for frame, line in walk_stack(None) if frame.f_code.co_filename == path)
     return next(lines, 1)
