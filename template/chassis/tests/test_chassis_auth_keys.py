@@ -92,7 +92,7 @@ async def test_a_thousand_unknown_keys_cause_one_fetch_and_block_nothing(
         clock.move(keys.COOLDOWN_SECONDS)
         token_issuer.requests.clear()
         tokens = [with_unknown_key(token_issuer) for _ in range(1000)]
-        token_issuer.delay_seconds = 1.0
+        token_issuer.delay_seconds = 2.0
 
         async def send_requests(first: int) -> None:
             for token in tokens[first::50]:
@@ -104,8 +104,8 @@ async def test_a_thousand_unknown_keys_cause_one_fetch_and_block_nothing(
             await asyncio.gather(*map(send_requests, range(50)))
         assert token_issuer.requests == [KEYS_PATH]
     assert max(computed for computed, _ in lags) < 0.02
-    # Beside the load of others on the machine; a fetch that blocks would be a second.
-    assert max(late for _, late in lags) < 0.5
+    # Beside the load of others on the machine; a fetch that blocks would be two seconds.
+    assert max(late for _, late in lags) < 1.5
 
 
 @pytest.mark.parametrize("document", [{"keys": []}, {"keys": None}, {}, [], None, 0])
