@@ -54,6 +54,8 @@ def used(settings: ChassisSettings, by: str = "SELECT * FROM bin") -> Iterator[T
         timer = Timer(2.5, user.rollback)
         yield timer
         timer.cancel()
+        if timer.is_alive():
+            timer.join()
         user.rollback()
 
 
