@@ -283,7 +283,7 @@ def _refuse_nan(value: object) -> None:
 def _check_text(value: Any) -> Any:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"expected str, got {type(value).__name__}")
-    if value is not None and "\0" in value:
+    if value and "\0" in value:
         raise InvalidValueError("a text of a database holds no NUL")
     return value
 
